@@ -1,0 +1,93 @@
+//! A worker's own SO_REUSEPORT listener.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsRawFd;
+
+use monoio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::deadline;
+use super::stream::Stream;
+
+/// A listening socket; several tasks may accept from it at once.
+pub struct Listener {
+    socket: TcpListener,
+    /// A second handle to the same socket, for emptying the backlog without waiting.
+    handle: StdListener,
+    closed: Cell<bool>,
+}
+
+impl Listener {
+    /// Takes over a socket made by [`Listener::bind`] on the thread that will accept from it.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated or registered.
+    pub fn new(bound: StdListener) -> io::Result<Self> {
+        // io_uring parks blocking descriptors by itself; a blocking one would stall an epoll worker.
+        bound.set_nonblocking(monoio::utils::is_legacy())?;
+        let handle = bound.try_clone()?;
+        Ok(Self {
+            socket: TcpListener::from_std(bound)?,
+            handle,
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Binds `address` with SO_REUSEPORT and TCP_NODELAY; done before the worker threads start, so
+    /// that a port conflict is a start-up error.
+    ///
+    /// # Errors
+    /// Whatever socket(2), bind(2) or listen(2) report.
+    pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_port(true)?;
+        socket.set_reuse_address(true)?;
+        // Accepted sockets inherit it: no system call per connection.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    /// Waits for the next connection. Never drop this future while the listener is open.
+    ///
+    /// # Errors
+    /// Whatever accept(2) reports; an error of any kind once [`Listener::close`] was called.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (socket, peer) = self.socket.accept().await?;
+        Ok((Stream::new(socket), peer))
+    }
+
+    /// Whether [`Listener::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Accepts what already stands in the backlog, then stops listening: closing a SO_REUSEPORT
+    /// socket resets the connections it has not accepted. Pending [`Listener::accept`]s end.
+    pub fn close(&self) -> Vec<(Stream, SocketAddr)> {
+        self.closed.set(true);
+        let mut accepted = Vec::new();
+        if self.handle.set_nonblocking(true).is_ok() {
+            while accepted.len() < BACKLOG as usize
+                && let Ok((socket, peer)) = self.handle.accept()
+            {
+                let ready = socket.set_nonblocking(monoio::utils::is_legacy());
+                if let Ok(socket) = ready.and_then(|()| TcpStream::from_std(socket)) {
+                    accepted.push((Stream::new(socket), peer));
+                }
+            }
+        }
+        deadline::shut_down(self.socket.as_raw_fd());
+        accepted
+    }
+}
+
+/// Connections the kernel holds for us before they are accepted (also bounded by somaxconn).
+const BACKLOG: i32 = 4096;

@@ -1,0 +1,96 @@
+//! A connected TCP socket: its deadline, its standing read, its writer.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use monoio::io::{AsyncWriteRent, OwnedWriteHalf, Splitable};
+use monoio::net::TcpStream;
+
+use super::deadline::{self, Deadline};
+use super::{Buf, Reader};
+
+/// A connected TCP socket of this worker. Dropping it closes the connection.
+pub struct Stream {
+    // First, so that it leaves the table before the descriptor can be closed and reused.
+    /// Shuts the socket down when it passes.
+    pub deadline: Deadline,
+    /// The receiving half.
+    pub reader: Reader,
+    /// The sending half.
+    pub writer: Writer,
+}
+
+impl Stream {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        let fd = socket.as_raw_fd();
+        let (read_half, write_half) = socket.into_split();
+        Self {
+            deadline: Deadline::register(fd),
+            reader: Reader::new(read_half),
+            writer: Writer {
+                half: write_half,
+                fd,
+            },
+        }
+    }
+
+    /// Connects to `address` with TCP_NODELAY set.
+    ///
+    /// # Errors
+    /// Whatever connect(2) reports.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpStream::connect_addr(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self::new(socket))
+    }
+
+    /// Shuts both directions down: parked operations complete, the peer learns at once.
+    pub fn shut_down(&self) {
+        deadline::shut_down(self.writer.fd);
+    }
+}
+
+/// The sending half of a socket.
+pub struct Writer {
+    half: OwnedWriteHalf<TcpStream>,
+    fd: RawFd,
+}
+
+impl Writer {
+    /// Sends the window of `buf` until nothing of it is left, and gives the buffer back.
+    ///
+    /// The first send is handed to the kernel at the first poll. A dropped send leaves the stream in
+    /// an unknown place: drop the whole [`Stream`] with it.
+    pub async fn write_all(&mut self, mut buf: Buf) -> (io::Result<()>, Buf) {
+        while !buf.is_empty() {
+            let (sent, back) = self.half.write(buf).await;
+            buf = back;
+            match sent {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                Ok(count) => buf.consume(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Says that nothing more will be sent (FIN); the other direction stays open.
+    pub fn finish(&mut self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.half.shutdown()
+    }
+
+    /// Makes closing this socket send a reset instead of a clean end, so that a truncated response
+    /// cannot be mistaken for a complete one.
+    ///
+    /// # Errors
+    /// Whatever setsockopt(2) reports.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open as long as `self`; it is borrowed for this call only.
+        #[allow(unsafe_code, reason = "borrow the descriptor for one setsockopt")]
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
+        socket2::SockRef::from(&fd).set_linger(Some(std::time::Duration::ZERO))
+    }
+}

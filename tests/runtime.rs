@@ -1,0 +1,246 @@
+//! What the runtime boundary promises, on both drivers: deadlines, mailboxes, panic isolation, drain.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use llm_router::runtime::{self, Buf, Driver, Listener, Preference, Stream, mailbox};
+
+/// Runs `scenario` on io_uring with the best flags and on epoll.
+fn on_both_drivers(scenario: impl Fn(Driver)) {
+    let ring = runtime::choose(Preference::IoUring)
+        .expect("these tests need io_uring")
+        .driver;
+    for driver in [ring, Driver::Epoll] {
+        scenario(driver);
+    }
+}
+
+/// Waits until `condition` holds; fails after five seconds.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "never happened: {what}"
+        );
+        runtime::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[test]
+fn every_flag_set_the_kernel_takes_runs_a_future() {
+    for driver in [
+        Driver::IoUringDeferred,
+        Driver::IoUringCooperative,
+        Driver::IoUringPlain,
+        Driver::Epoll,
+    ] {
+        let value = std::thread::spawn(move || runtime::block_on(driver, async { 7 }))
+            .join()
+            .unwrap()
+            .unwrap_or_else(|error| panic!("{driver}: {error}"));
+        assert_eq!(value, 7);
+    }
+}
+
+#[test]
+fn asking_for_epoll_gives_epoll() {
+    let choice = runtime::choose(Preference::Epoll).unwrap();
+    assert_eq!(choice.driver, Driver::Epoll);
+    assert_eq!(choice.reason, "asked for");
+}
+
+#[test]
+fn a_deadline_ends_a_parked_read_without_cancelling_it() {
+    on_both_drivers(|driver| {
+        let (listener, address) = listener();
+        runtime::block_on(driver, async move {
+            let mut stream = Stream::connect(address).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            let began = Instant::now();
+            stream.deadline.set(Duration::from_millis(100));
+            let (read, _) = stream.reader.read(Buf::small()).await;
+            assert_eq!(read.unwrap(), 0);
+            assert!(stream.deadline.expired());
+            assert!(began.elapsed() >= Duration::from_millis(100), "never early");
+            assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "the peer sees the end");
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_deadline_ends_a_write_that_makes_no_progress() {
+    on_both_drivers(|driver| {
+        let (listener, address) = listener();
+        runtime::block_on(driver, async move {
+            let mut stream = Stream::connect(address).await.unwrap();
+            let (_peer, _) = listener.accept().unwrap();
+            stream.deadline.set(Duration::from_millis(100));
+            let mut big = Buf::with_room(64 << 20);
+            big.append(&vec![b'x'; 64 << 20]);
+            let (written, _) = stream.writer.write_all(big).await;
+            written.unwrap_err();
+            assert!(stream.deadline.expired());
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_cleared_deadline_never_fires() {
+    on_both_drivers(|driver| {
+        let (listener, address) = listener();
+        runtime::block_on(driver, async move {
+            let mut stream = Stream::connect(address).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            stream.deadline.set(Duration::from_millis(50));
+            stream.deadline.clear();
+            stream.reader.arm(Buf::small());
+            runtime::sleep(Duration::from_millis(300)).await;
+            assert!(!stream.deadline.expired());
+            peer.write_all(b"still here").unwrap();
+            let (count, buf) = stream.reader.finish().await;
+            assert_eq!(&buf.filled()[..count.unwrap()], b"still here");
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_mailbox_delivers_every_message_from_every_thread() {
+    const SENDERS: usize = 4;
+    const MESSAGES: usize = 2000;
+    on_both_drivers(|driver| {
+        let (sender, receiver) = mailbox::new::<usize>(64).unwrap();
+        let threads: Vec<_> = (0..SENDERS)
+            .map(|thread| {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    for message in 0..MESSAGES {
+                        let mut message = thread * MESSAGES + message;
+                        while let Err(back) = sender.send(message) {
+                            message = back;
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut seen = runtime::block_on(driver, async move {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let collect = Rc::clone(&seen);
+            runtime::spawn(async move {
+                receiver
+                    .run(|message| collect.borrow_mut().push(message))
+                    .await
+                    .unwrap();
+            });
+            eventually("all messages", || seen.borrow().len() == SENDERS * MESSAGES).await;
+            seen.take()
+        })
+        .unwrap();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        seen.sort_unstable();
+        assert!(
+            seen.into_iter().eq(0..SENDERS * MESSAGES),
+            "each exactly once"
+        );
+    });
+}
+
+#[test]
+fn a_full_mailbox_gives_the_message_back() {
+    let (sender, _receiver) = mailbox::new::<u8>(1).unwrap();
+    sender.send(1).unwrap();
+    assert_eq!(sender.send(2), Err(2));
+}
+
+#[test]
+fn a_panic_ends_its_task_drops_its_guards_and_leaves_the_worker_running() {
+    struct Guard(Rc<RefCell<u32>>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            *self.0.borrow_mut() -= 1;
+        }
+    }
+    on_both_drivers(|driver| {
+        let before = runtime::panic_count();
+        runtime::block_on(driver, async {
+            let count = Rc::new(RefCell::new(1));
+            let guard = Guard(Rc::clone(&count));
+            runtime::spawn(async move {
+                let _guard = guard;
+                runtime::sleep(Duration::from_millis(5)).await;
+                panic!("one bad exchange");
+            });
+            eventually("the guard's drop", || *count.borrow() == 0).await;
+            let alive = Rc::new(RefCell::new(false));
+            let flag = Rc::clone(&alive);
+            runtime::spawn(async move { *flag.borrow_mut() = true });
+            eventually("the next task", || *alive.borrow()).await;
+        })
+        .unwrap();
+        assert_eq!(runtime::panic_count(), before + 1);
+    });
+}
+
+#[test]
+fn closing_a_listener_hands_over_its_backlog_and_ends_its_accepts() {
+    on_both_drivers(|driver| {
+        let bound = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
+        runtime::block_on(driver, async move {
+            let listener = Rc::new(Listener::new(bound).unwrap());
+            // Nobody accepts yet: these three stand in the backlog.
+            let mut clients: Vec<_> = (0..3)
+                .map(|_| TcpStream::connect(address).unwrap())
+                .collect();
+            let mut accepted = listener.close();
+            assert_eq!(accepted.len(), 3);
+            let accepting = Rc::clone(&listener);
+            let ended = Rc::new(RefCell::new(false));
+            let flag = Rc::clone(&ended);
+            runtime::spawn(async move {
+                assert!(accepting.accept().await.is_err());
+                *flag.borrow_mut() = true;
+            });
+            eventually("the end of accept", || *ended.borrow()).await;
+            let mut hello = Buf::small();
+            hello.append(b"hello");
+            let (written, _) = accepted[0].0.writer.write_all(hello).await;
+            written.unwrap();
+            let mut answer = [0; 5];
+            clients[0].read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"hello");
+            TcpStream::connect(address).expect_err("nothing listens any more");
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn accepted_sockets_inherit_nodelay_from_the_listener() {
+    let bound = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let _client = TcpStream::connect(bound.local_addr().unwrap()).unwrap();
+    let (accepted, _) = bound.accept().unwrap();
+    assert!(accepted.nodelay().unwrap());
+}
