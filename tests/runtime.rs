@@ -86,6 +86,55 @@ fn a_deadline_ends_a_parked_read_without_cancelling_it() {
 }
 
 #[test]
+fn after_a_receiving_deadline_an_answer_can_still_be_sent() {
+    on_both_drivers(|driver| {
+        let (listener, address) = listener();
+        runtime::block_on(driver, async move {
+            let mut stream = Stream::connect(address).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            stream.deadline.set_receiving(Duration::from_millis(50));
+            let (read, _) = stream.reader.read(Buf::small()).await;
+            assert_eq!(read.unwrap(), 0);
+            let mut answer = Buf::small();
+            answer.append(b"408");
+            let (written, _) = stream.writer.write_all(answer).await;
+            written.unwrap();
+            let mut seen = [0; 3];
+            peer.read_exact(&mut seen).unwrap();
+            assert_eq!(&seen, b"408");
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn closing_idle_connections_leaves_busy_ones_and_loses_no_request_that_has_arrived() {
+    on_both_drivers(|driver| {
+        let (listener, address) = listener();
+        runtime::block_on(driver, async move {
+            let mut idle = Stream::connect(address).await.unwrap();
+            let (_idle_peer, _) = listener.accept().unwrap();
+            let mut busy = Stream::connect(address).await.unwrap();
+            let (mut busy_peer, _) = listener.accept().unwrap();
+            let mut arrived = Stream::connect(address).await.unwrap();
+            let (mut arrived_peer, _) = listener.accept().unwrap();
+            idle.deadline.set_idle(Duration::from_secs(60));
+            busy.deadline.set(Duration::from_secs(60));
+            arrived.deadline.set_idle(Duration::from_secs(60));
+            arrived_peer.write_all(b"request").unwrap();
+
+            assert_eq!(runtime::close_idle(), 2);
+
+            assert_eq!(idle.reader.read(Buf::small()).await.0.unwrap(), 0);
+            assert_eq!(arrived.reader.read(Buf::small()).await.0.unwrap(), 7);
+            busy_peer.write_all(b"still open").unwrap();
+            assert_eq!(busy.reader.read(Buf::small()).await.0.unwrap(), 10);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
 fn a_deadline_ends_a_write_that_makes_no_progress() {
     on_both_drivers(|driver| {
         let (listener, address) = listener();

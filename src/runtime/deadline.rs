@@ -10,6 +10,18 @@ use std::time::Duration;
 
 use super::clock;
 
+/// What a passed deadline does to its socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Nothing more is received; an answer can still be sent.
+    Receiving,
+    /// The same, for a connection that only waits for work: [`close_idle`] may do it at any time.
+    /// A request that has already arrived is still read.
+    Idle,
+    /// Nothing is received or sent any more.
+    Both,
+}
+
 /// The deadline of one socket. At most one is pending; setting it anew replaces it.
 ///
 /// Must be dropped before the socket's descriptor is closed: [`super::Stream`] declares it first.
@@ -25,11 +37,23 @@ impl Deadline {
         Self { index }
     }
 
-    /// The socket is shut down once `after` has passed: not before, and at most two ticks later.
+    /// Both directions are shut down once `after` has passed: not before, and at most two ticks
+    /// later.
     #[inline]
     pub fn set(&self, after: Duration) {
-        let at = clock::tick_after(after);
-        self.with(|entry| entry.at = at);
+        self.set_ending(after, Ending::Both);
+    }
+
+    /// Like [`Deadline::set`], but an answer can still be sent afterwards.
+    #[inline]
+    pub fn set_receiving(&self, after: Duration) {
+        self.set_ending(after, Ending::Receiving);
+    }
+
+    /// Like [`Deadline::set_receiving`], for a connection that only waits for work.
+    #[inline]
+    pub fn set_idle(&self, after: Duration) {
+        self.set_ending(after, Ending::Idle);
     }
 
     /// No deadline is pending any more.
@@ -38,10 +62,19 @@ impl Deadline {
         self.with(|entry| entry.at = NEVER);
     }
 
-    /// Whether the sweep has shut this socket down.
+    /// Whether a deadline of this socket has passed.
     #[inline]
     pub fn expired(&self) -> bool {
         self.with(|entry| entry.expired)
+    }
+
+    #[inline]
+    fn set_ending(&self, after: Duration, ending: Ending) {
+        let at = clock::tick_after(after);
+        self.with(|entry| {
+            entry.at = at;
+            entry.ending = ending;
+        });
     }
 
     #[inline]
@@ -60,22 +93,39 @@ impl Drop for Deadline {
     }
 }
 
-/// Shuts down every socket whose deadline has passed; returns how many.
+/// Ends every socket of this thread whose deadline has passed; returns how many.
 pub(super) fn sweep() -> usize {
     let now = clock::tick();
+    expire_where(|entry| entry.at <= now)
+}
+
+/// Ends every socket of this thread that only waits for work; returns how many.
+pub fn close_idle() -> usize {
+    expire_where(|entry| entry.at != NEVER && entry.ending == Ending::Idle)
+}
+
+fn expire_where(overdue: impl Fn(&Entry) -> bool) -> usize {
     TABLE.with_borrow_mut(|table| {
-        let overdue = table.entries.iter_mut().filter(|entry| entry.at <= now);
-        overdue.map(Entry::expire).count()
+        table
+            .entries
+            .iter_mut()
+            .filter(|entry| overdue(entry))
+            .map(Entry::expire)
+            .count()
     })
 }
 
 /// Shuts both directions of a socket down; parked operations on it complete.
 pub(super) fn shut_down(fd: RawFd) {
+    shut_down_how(fd, libc::SHUT_RDWR);
+}
+
+fn shut_down_how(fd: RawFd, how: libc::c_int) {
     // SAFETY: plain system call on a descriptor the caller keeps open; errors (not connected any
     // more) mean there is nothing left to shut down.
     #[allow(unsafe_code, reason = "shutdown(2) by descriptor")]
     unsafe {
-        libc::shutdown(fd, libc::SHUT_RDWR);
+        libc::shutdown(fd, how);
     }
 }
 
@@ -85,6 +135,7 @@ struct Entry {
     fd: RawFd,
     /// The tick at which the socket is shut down, [`NEVER`] if none.
     at: u64,
+    ending: Ending,
     expired: bool,
 }
 
@@ -92,7 +143,11 @@ impl Entry {
     fn expire(&mut self) {
         self.at = NEVER;
         self.expired = true;
-        shut_down(self.fd);
+        let how = match self.ending {
+            Ending::Receiving | Ending::Idle => libc::SHUT_RD,
+            Ending::Both => libc::SHUT_RDWR,
+        };
+        shut_down_how(self.fd, how);
     }
 }
 
@@ -107,6 +162,7 @@ impl Table {
         let entry = Entry {
             fd,
             at: NEVER,
+            ending: Ending::Both,
             expired: false,
         };
         match self.vacant.pop() {
