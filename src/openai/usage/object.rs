@@ -1,0 +1,190 @@
+//! Reads one usage object byte by byte: the whole numbers on its first level, under known names.
+//! Must never hold more than the current member's name and number.
+
+use super::{Counts, LineStart, UsageTap};
+
+/// What one more byte brought.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// The object goes on.
+    More,
+    /// The object ended with this byte.
+    Complete(Counts),
+    /// This is no usage object, or it is too long.
+    Invalid,
+}
+
+/// The reader, created behind the opening brace.
+#[derive(Clone, Debug)]
+pub(super) struct ObjectReader {
+    counts: Counts,
+    place: Place,
+    /// Open brackets inside the object.
+    depth: u16,
+    bytes: u16,
+    line: LineStart,
+    /// The last string on the first level; it is the member's name when a number follows.
+    name: Name,
+    number: Number,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Between,
+    String,
+    Escape,
+}
+
+impl Default for ObjectReader {
+    fn default() -> Self {
+        Self {
+            counts: Counts::default(),
+            place: Place::Between,
+            depth: 0,
+            bytes: 0,
+            line: LineStart::default(),
+            name: Name::default(),
+            number: Number::None,
+        }
+    }
+}
+
+impl ObjectReader {
+    pub(super) fn read(&mut self, byte: u8) -> Progress {
+        self.bytes = self.bytes.saturating_add(1);
+        if self.bytes >= UsageTap::OBJECT_BYTES_MAX {
+            return Progress::Invalid;
+        }
+        match (self.place, byte) {
+            (Place::String, b'"') => self.place = Place::Between,
+            (Place::String, b'\\') => {
+                self.place = Place::Escape;
+                self.name.spoil();
+            }
+            (Place::String, 0..=0x1f) => return Progress::Invalid,
+            (Place::String, _) => self.name.push(byte),
+            (Place::Escape, _) => self.place = Place::String,
+            (Place::Between, _) => return self.read_between(byte),
+        }
+        Progress::More
+    }
+
+    fn read_between(&mut self, byte: u8) -> Progress {
+        if self.line.skips(byte) {
+            self.number.end();
+            return Progress::More;
+        }
+        match byte {
+            b'"' => {
+                self.place = Place::String;
+                self.name = Name::default();
+                self.number = Number::None;
+            }
+            b':' => self.number = Number::None,
+            b',' => self.take_number(),
+            b'{' | b'[' => {
+                self.depth = self.depth.saturating_add(1);
+                self.name = Name::default();
+            }
+            b'}' | b']' => {
+                self.take_number();
+                let Some(depth) = self.depth.checked_sub(1) else {
+                    return match byte {
+                        b'}' => Progress::Complete(self.counts),
+                        _ => Progress::Invalid,
+                    };
+                };
+                self.depth = depth;
+            }
+            _ => self.number.push(byte),
+        }
+        Progress::More
+    }
+
+    /// Files the number that just ended under the name before it.
+    fn take_number(&mut self) {
+        let number = std::mem::replace(&mut self.number, Number::None);
+        let name = std::mem::take(&mut self.name);
+        let (Number::Whole(value) | Number::Ended(value)) = number else {
+            return;
+        };
+        if self.depth > 0 {
+            return;
+        }
+        match name.bytes() {
+            b"prompt_tokens" | b"input_tokens" => self.counts.prompt_tokens = value,
+            b"completion_tokens" | b"output_tokens" => self.counts.completion_tokens = value,
+            b"total_tokens" => self.counts.total_tokens = value,
+            _ => {}
+        }
+    }
+}
+
+/// A member name, if it is short enough to be one of ours.
+#[derive(Clone, Copy, Debug, Default)]
+struct Name {
+    buffer: [u8; NAME_BYTES_MAX],
+    length: u8,
+}
+
+/// One more than the longest name of interest, `completion_tokens`.
+const NAME_BYTES_MAX: usize = 18;
+
+impl Name {
+    fn push(&mut self, byte: u8) {
+        match self.buffer.get_mut(usize::from(self.length)) {
+            Some(place) => {
+                *place = byte;
+                self.length = self.length.saturating_add(1);
+            }
+            None => self.spoil(),
+        }
+    }
+
+    /// Makes the name none of ours, for good.
+    fn spoil(&mut self) {
+        self.length = u8::MAX;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.buffer
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+}
+
+/// The scalar being read.
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    /// Nothing yet.
+    None,
+    /// Digits, and nothing else, so far.
+    Whole(u64),
+    /// Digits followed by white space.
+    Ended(u64),
+    /// Anything else: a fraction, a negative number, a literal.
+    Other,
+}
+
+impl Number {
+    fn push(&mut self, byte: u8) {
+        let digit = match byte {
+            b'0'..=b'9' => u64::from(byte & 0xf),
+            _ => {
+                *self = Self::Other;
+                return;
+            }
+        };
+        *self = match *self {
+            Self::None => Self::Whole(digit),
+            Self::Whole(value) => Self::Whole(value.saturating_mul(10).saturating_add(digit)),
+            Self::Ended(_) | Self::Other => Self::Other,
+        };
+    }
+
+    fn end(&mut self) {
+        if let Self::Whole(value) = *self {
+            *self = Self::Ended(value);
+        }
+    }
+}
