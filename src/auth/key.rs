@@ -36,3 +36,12 @@ impl fmt::Debug for KeyHash {
         f.write_str("KeyHash(***)")
     }
 }
+
+/// Whether a text can be an API key: 1–256 visible ASCII characters.
+#[must_use]
+pub fn is_key(key: &[u8]) -> bool {
+    (1..=KEY_BYTES_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic)
+}
+
+/// Longest API key.
+pub const KEY_BYTES_MAX: usize = 256;

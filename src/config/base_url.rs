@@ -336,3 +336,6 @@ pub const BASE_URL_BYTES_MAX: usize = 1024;
 /// The metadata service of one large cloud; the common 169.254.169.254 is link-local anyway.
 const CLOUD_METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
 const CLOUD_METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+#[cfg(test)]
+mod tests;
