@@ -1,1 +1,37 @@
-//! (not yet written)
+//! The typed configuration: built-in defaults < file < environment < command line.
+//!
+//! Owns every key's name, range and default, and the report of *all* that is wrong. It must never
+//! change the process environment, print, or keep an API key in the clear.
+
+pub mod base_url;
+mod check;
+mod environment;
+mod fields;
+mod file;
+mod keys;
+mod load;
+mod nodes;
+mod problem;
+pub mod secret;
+mod suggest;
+mod types;
+mod value;
+
+pub use base_url::{BaseUrl, BaseUrlError, Host};
+pub use check::{fail_closed, is_loopback};
+pub use environment::Environment;
+pub use load::{DEFAULT_FILE, FileText, Loaded, Override, Sources, resolve};
+pub use nodes::{
+    CONCURRENCY_MAX, MODEL_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_model_name,
+    is_node_name,
+};
+pub use problem::{Origin, Problem, Problems};
+pub use secret::Secret;
+pub use types::{
+    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HttpConfig, IoDriver,
+    LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
+    ProxyConfig, QueueConfig, ServerConfig,
+};
+
+#[cfg(test)]
+mod tests;

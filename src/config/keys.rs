@@ -1,0 +1,236 @@
+//! The table of keys: path, environment names, range and destination of every setting.
+//!
+//! One line here is all a scalar setting needs besides its field and its line in `config.toml`;
+//! tests hold the three together. `[[nodes]]` and `[[aliases]]` are in `nodes`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use crate::auth::key::{KEY_BYTES_MAX, KeyHash, is_key};
+
+use super::secret::Secret;
+use super::types::{AccessLog, Config, IoDriver, LogLevel};
+use super::value::{Fault, Faults, Raw};
+
+/// One setting.
+pub(super) struct Key {
+    /// `section.name` in the file.
+    pub(super) path: &'static str,
+    /// Environment variables, weakest first.
+    pub(super) environment: &'static [&'static str],
+    /// Checks a raw value and stores it.
+    pub(super) set: fn(&mut Config, Raw<'_>) -> Result<(), Faults>,
+}
+
+impl Key {
+    /// Whether the value must never be shown, nor be given where other users can see it.
+    pub(super) fn is_secret(&self) -> bool {
+        SECRETS.contains(&self.path)
+    }
+
+    /// `section` of `section.name`.
+    pub(super) fn section(&self) -> &'static str {
+        self.path.split('.').next().unwrap_or(self.path)
+    }
+}
+
+/// Finds the setting of a key path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+const SECRETS: &[&str] = &["auth.api_keys", "auth.admin_password"];
+
+/// Shortens the table below: a body that stores a checked value and reports nothing else.
+macro_rules! key {
+    ($path:literal, [$($name:literal),+], |$config:ident, $value:ident| $store:expr) => {
+        Key {
+            path: $path,
+            environment: &[$($name),+],
+            set: |$config, $value| {
+                $store;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// Every scalar setting, in the order of `config.toml`.
+#[rustfmt::skip]
+pub(super) const KEYS: &[Key] = &[
+    key!("server.host", ["LLM_ROUTER_HOST"],
+        |c, v| c.server.host = listen_address(v)?),
+    key!("server.port", ["ROUTER_PORT", "LLM_ROUTER_PORT"],
+        |c, v| c.server.port = narrow(v.integer(0..=65535)?)?),
+    key!("server.workers", ["LLM_ROUTER_WORKERS"],
+        |c, v| c.server.workers = narrow(v.integer(0..=1024)?)?),
+    key!("server.pin_workers", ["LLM_ROUTER_PIN_WORKERS"],
+        |c, v| c.server.pin_workers = v.boolean()?),
+    key!("server.io_driver", ["LLM_ROUTER_IO_DRIVER"],
+        |c, v| c.server.io_driver = v.choice(IO_DRIVERS)?),
+    key!("server.data_dir", ["LLM_ROUTER_DATA_DIR"],
+        |c, v| c.server.data_dir = PathBuf::from(v.text(PATH_BYTES_MAX)?)),
+    key!("server.max_connections", ["LLM_ROUTER_MAX_CONNECTIONS"],
+        |c, v| c.server.max_connections = narrow(v.integer(0..=1_000_000)?)?),
+    key!("server.drain_announce_secs", ["LLM_ROUTER_DRAIN_ANNOUNCE_SECS"],
+        |c, v| c.server.drain_announce = v.seconds(0.0..=300.0)?),
+    key!("server.drain_grace_secs", ["LLM_ROUTER_DRAIN_GRACE_SECS"],
+        |c, v| c.server.drain_grace = v.seconds(0.0..=DAY)?),
+
+    key!("load_manager.max_waiting", ["LLM_ROUTER_MAX_WAITING"],
+        |c, v| c.load_manager.max_waiting = narrow(v.integer(1..=1000)?)?),
+    key!("load_manager.default_timeout_secs", ["LLM_ROUTER_WAIT_TIMEOUT_SECS"],
+        |c, v| c.load_manager.default_timeout = v.seconds(1.0..=300.0)?),
+    key!("load_manager.warning_threshold", ["LLM_ROUTER_WARNING_THRESHOLD"],
+        |c, v| c.load_manager.warning_threshold = v.number(0.0..=1.0)?),
+    key!("load_manager.overload_threshold", ["LLM_ROUTER_OVERLOAD_THRESHOLD"],
+        |c, v| c.load_manager.overload_threshold = v.number(0.0..=1.0)?),
+    key!("load_manager.max_concurrent", ["LLM_ROUTER_MAX_CONCURRENT"],
+        |c, v| c.load_manager.max_concurrent = narrow(v.integer(1..=1_000_000)?)?),
+
+    key!("queue.max_size", ["LLMLB_QUEUE_MAX_SIZE"],
+        |c, v| c.queue.max_size = narrow(v.integer(1..=10_000)?)?),
+    key!("queue.timeout_secs", ["LLMLB_QUEUE_TIMEOUT_SECS"],
+        |c, v| c.queue.timeout = v.seconds(1.0..=3600.0)?),
+    key!("queue.enable_fairness", ["LLMLB_QUEUE_ENABLE_FAIRNESS"],
+        |c, v| c.queue.enable_fairness = v.boolean()?),
+
+    key!("connection_pool.max_idle_per_host", ["LLM_ROUTER_POOL_MAX_IDLE"],
+        |c, v| c.connection_pool.max_idle_per_host = narrow(v.integer(1..=1000)?)?),
+    key!("connection_pool.idle_timeout_secs", ["LLM_ROUTER_POOL_IDLE_TIMEOUT_SECS"],
+        |c, v| c.connection_pool.idle_timeout = v.seconds(1.0..=3600.0)?),
+
+    key!("node_cache.max_capacity", ["LLM_ROUTER_CACHE_MAX_CAPACITY"],
+        |c, v| c.node_cache.max_capacity = narrow(v.integer(1..=1_000_000)?)?),
+    key!("node_cache.ttl_secs", ["LLM_ROUTER_CACHE_TTL_SECS"],
+        |c, v| c.node_cache.ttl = v.seconds(0.1..=60.0)?),
+
+    key!("proxy.request_timeout_secs", ["LLM_ROUTER_REQUEST_TIMEOUT"],
+        |c, v| c.proxy.request_timeout = v.seconds(1.0..=DAY)?),
+    key!("proxy.connect_timeout_secs", ["LLM_ROUTER_CONNECT_TIMEOUT"],
+        |c, v| c.proxy.connect_timeout = v.seconds(0.1..=300.0)?),
+    key!("proxy.stream_idle_timeout_secs", ["LLM_ROUTER_STREAM_IDLE_TIMEOUT"],
+        |c, v| c.proxy.stream_idle_timeout = v.seconds(1.0..=DAY)?),
+    key!("proxy.max_body_bytes", ["LLM_ROUTER_MAX_BODY_BYTES"],
+        |c, v| c.proxy.max_body_bytes = v.integer(KIB..=KIB * KIB * KIB)?),
+    key!("proxy.max_buffered_bytes", ["LLM_ROUTER_MAX_BUFFERED_BYTES"],
+        |c, v| c.proxy.max_buffered_bytes = v.integer(KIB..=KIB * KIB * KIB * KIB)?),
+
+    key!("http.head_timeout_secs", ["LLM_ROUTER_HTTP_HEAD_TIMEOUT_SECS"],
+        |c, v| c.http.head_timeout = v.seconds(0.1..=300.0)?),
+    key!("http.idle_timeout_secs", ["LLM_ROUTER_HTTP_IDLE_TIMEOUT_SECS"],
+        |c, v| c.http.idle_timeout = v.seconds(1.0..=DAY)?),
+    key!("http.body_idle_timeout_secs", ["LLM_ROUTER_HTTP_BODY_IDLE_TIMEOUT_SECS"],
+        |c, v| c.http.body_idle_timeout = v.seconds(0.1..=3600.0)?),
+    key!("http.body_timeout_secs", ["LLM_ROUTER_HTTP_BODY_TIMEOUT_SECS"],
+        |c, v| c.http.body_timeout = v.seconds(1.0..=DAY)?),
+    key!("http.write_stall_timeout_secs", ["LLM_ROUTER_HTTP_WRITE_STALL_TIMEOUT_SECS"],
+        |c, v| c.http.write_stall_timeout = v.seconds(1.0..=3600.0)?),
+    key!("http.first_byte_timeout_secs", ["LLM_ROUTER_HTTP_FIRST_BYTE_TIMEOUT_SECS"],
+        |c, v| c.http.first_byte_timeout = v.seconds(0.1..=300.0)?),
+
+    key!("auth.required", ["LLM_ROUTER_AUTH_REQUIRED"],
+        |c, v| c.auth.required = v.boolean()?),
+    key!("auth.api_keys", ["LLM_ROUTER_API_KEYS"],
+        |c, v| c.auth.api_keys = api_keys(v)?),
+    key!("auth.admin_username", ["LLM_ROUTER_ADMIN_USERNAME"],
+        |c, v| c.auth.admin_username = v.text(64)?.to_owned()),
+    key!("auth.admin_password", ["LLM_ROUTER_ADMIN_PASSWORD"],
+        |c, v| c.auth.admin_password = Secret::new(v.text(1024)?.to_owned())),
+
+    key!("metrics.require_key", ["LLM_ROUTER_METRICS_REQUIRE_KEY"],
+        |c, v| c.metrics.require_key = v.boolean()?),
+
+    key!("log.access", ["LLM_ROUTER_LOG_ACCESS"],
+        |c, v| c.log.access = access_log(v)?),
+    key!("log.level", ["LLM_ROUTER_LOG_LEVEL"],
+        |c, v| c.log.level = v.choice(LOG_LEVELS)?),
+];
+
+fn listen_address(value: Raw<'_>) -> Result<IpAddr, Fault> {
+    match value.string() {
+        Some("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Some(text) => text.parse().ok(),
+        None => None,
+    }
+    .ok_or_else(|| {
+        Fault::rule("must be an IP address such as 0.0.0.0, 127.0.0.1 or ::, or localhost".into())
+    })
+}
+
+fn access_log(value: Raw<'_>) -> Result<AccessLog, Fault> {
+    match value.string() {
+        Some("off") => Ok(AccessLog::Off),
+        Some("stdout") => Ok(AccessLog::Stdout),
+        Some("stderr") => Ok(AccessLog::Stderr),
+        // A slash is demanded so that a misspelt word does not become a file.
+        Some(path) if path.contains('/') && value.text(PATH_BYTES_MAX).is_ok() => {
+            Ok(AccessLog::File(PathBuf::from(path)))
+        }
+        _ => Err(Fault::rule(
+            "must be off, stdout, stderr or a file path with a /, such as ./access.log".into(),
+        )),
+    }
+}
+
+/// Digests each key; the texts are dropped with the source they came from.
+fn api_keys(value: Raw<'_>) -> Result<Vec<KeyHash>, Faults> {
+    let mut hashes: Vec<KeyHash> = Vec::new();
+    let mut faults = Vec::new();
+    for (index, element) in value.list()?.into_iter().enumerate() {
+        match api_key(element, &hashes) {
+            Ok(hash) => hashes.push(hash),
+            Err(fault) => faults.push(fault.of_element(index)),
+        }
+    }
+    if hashes.len() > API_KEYS_MAX {
+        faults.push(Fault::rule(format!("must be at most {API_KEYS_MAX} keys")));
+    }
+    if faults.is_empty() {
+        Ok(hashes)
+    } else {
+        Err(Faults(faults))
+    }
+}
+
+fn api_key(value: Raw<'_>, earlier: &[KeyHash]) -> Result<KeyHash, Fault> {
+    let key = value
+        .string()
+        .map(str::as_bytes)
+        .filter(|key| is_key(key))
+        .ok_or_else(|| {
+            Fault::rule(format!(
+                "must be 1 to {KEY_BYTES_MAX} visible ASCII characters without blanks"
+            ))
+        })?;
+    let hash = KeyHash::of(key);
+    if earlier.contains(&hash) {
+        return Err(Fault::rule("is the same as an earlier key".to_owned()));
+    }
+    Ok(hash)
+}
+
+/// Into the field's type, after the range check has made sure that it fits.
+fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, Fault> {
+    T::try_from(value).map_err(|_| Fault::rule("is too large for this machine".to_owned()))
+}
+
+const IO_DRIVERS: &[(&str, IoDriver)] = &[
+    ("auto", IoDriver::Auto),
+    ("io_uring", IoDriver::IoUring),
+    ("epoll", IoDriver::Epoll),
+];
+
+const LOG_LEVELS: &[(&str, LogLevel)] = &[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+];
+
+/// Linux's PATH_MAX.
+const PATH_BYTES_MAX: usize = 4096;
+/// More keys than this belong into the key file; it also bounds the quadratic duplicate check.
+const API_KEYS_MAX: usize = 1000;
+const DAY: f64 = 86_400.0;
+const KIB: u64 = 1024;
