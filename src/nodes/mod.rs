@@ -1,1 +1,18 @@
-//! (not yet written)
+//! Owns what the router knows about nodes: the table snapshot, live counters, the choice of a node with its slot, and health.
+//! Plain data in, plain data out: never does I/O, reads a clock, or waits.
+
+mod board;
+mod candidates;
+pub mod health;
+mod live;
+pub mod policy;
+mod table;
+
+pub use board::{EventTime, HealthBoard, Transition};
+pub use candidates::{CandidateLimits, Candidates, ResolvedModel, Selection, Slot};
+pub use health::{HealthEvent, NodeHealth};
+pub use live::{EJECTION_FAILURES, FailureReason, NodeLive, NodeState};
+pub use table::{
+    AliasSpec, Authorization, Model, ModelStats, Node, NodeDirectory, NodeId, NodeSpec, NodeTable,
+    TableError,
+};
