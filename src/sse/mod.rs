@@ -93,20 +93,15 @@ impl EventScanner {
                 }
                 self.after_cr = false;
             }
-            let Some(end) = memchr::memchr2(b'\n', b'\r', rest) else {
-                self.hold(rest);
-                break;
-            };
-            let (line, tail) = rest.split_at(end);
-            self.hold(line);
+            let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+            let (part, tail) = rest.split_at(end);
             let Some((line_end, tail)) = tail.split_first() else {
+                self.hold(part);
                 break;
             };
             self.after_cr = *line_end == b'\r';
             rest = tail;
-            if !self.failed {
-                self.end_line(&mut on_event);
-            }
+            self.end_line(part, &mut on_event);
         }
         if self.failed {
             Err(SseError::EventTooLarge)
@@ -139,11 +134,27 @@ impl EventScanner {
         }
     }
 
-    fn end_line(&mut self, on_event: &mut impl FnMut(Event<'_>)) {
-        let line = std::mem::take(&mut self.line);
+    /// Reads the line that ends with `part`.
+    fn end_line(&mut self, part: &[u8], on_event: &mut impl FnMut(Event<'_>)) {
+        if self.line.is_empty() && part.len() <= self.event_bytes_max {
+            self.read_line(part, on_event);
+            return;
+        }
+        self.hold(part);
+        if self.failed {
+            return;
+        }
+        let mut line = std::mem::take(&mut self.line);
+        self.read_line(&line, on_event);
+        // Keep the allocation for the next line.
+        line.clear();
+        self.line = line;
+    }
+
+    fn read_line(&mut self, line: &[u8], on_event: &mut impl FnMut(Event<'_>)) {
         let text = match line.strip_prefix(BYTE_ORDER_MARK) {
             Some(text) if self.at_start => text,
-            _ => line.as_slice(),
+            _ => line,
         };
         self.at_start = false;
         if text.is_empty() {
@@ -151,9 +162,6 @@ impl EventScanner {
         } else {
             self.read_field(text);
         }
-        // Keep the allocation for the next line.
-        self.line = line;
-        self.line.clear();
     }
 
     fn read_field(&mut self, line: &[u8]) {
@@ -224,4 +232,9 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is how a test fails"
+)]
 mod tests;

@@ -52,24 +52,23 @@ struct Parts<'b> {
 }
 
 impl<'b> Parts<'b> {
-    /// Skips the preamble. The delimiter is CRLF, `--` and the boundary; the CRLF of the first one
-    /// is missing where the body begins with it.
+    /// Begins at the first delimiter. A delimiter is CRLF, `--` and the boundary; the first one
+    /// may lack its CRLF.
+    ///
+    /// RFC 2046 lets a preamble and an epilogue stand around the parts, which no client sends and
+    /// parsers do not agree on where they end; both are refused.
     fn new(body: &'b [u8], boundary: &str) -> Result<Self, PeekError> {
         let line = format!("\r\n--{boundary}");
         let delimiter = memmem::Finder::new(&line).into_owned();
-        let opening = line.as_bytes().get(2..).unwrap_or_default();
-        let at = if body.starts_with(opening) {
-            opening.len()
-        } else {
-            let start = delimiter
-                .find(body)
-                .ok_or(invalid("the boundary does not occur"))?;
-            start.saturating_add(line.len())
-        };
+        let start = if body.starts_with(b"\r\n") { 0 } else { 2 };
+        let opening = line.as_bytes().get(start..).unwrap_or_default();
+        if !body.starts_with(opening) {
+            return Err(invalid("the body does not begin with the boundary"));
+        }
         Ok(Self {
             body,
             delimiter,
-            at: Some(at),
+            at: Some(opening.len()),
             count: 0,
         })
     }
@@ -83,7 +82,8 @@ impl<'b> Parts<'b> {
         };
         let rest = head::skip_padding(rest);
         match (rest, last) {
-            ([] | [b'\r', b'\n', ..], true) => return Ok(None),
+            ([] | [b'\r', b'\n'], true) => return Ok(None),
+            (_, true) => return Err(invalid("the body does not end with the boundary")),
             ([b'\r', b'\n', ..], false) => {}
             _ => return Err(invalid("the boundary is not alone on its line")),
         }

@@ -72,7 +72,7 @@ enum State {
     /// Looking for the key.
     Searching(KeyMatch),
     /// Behind the key, before its colon.
-    Key,
+    Key(LineStart),
     /// Behind the colon, before the value.
     Colon(LineStart),
     /// Inside the object.
@@ -104,7 +104,7 @@ impl UsageTap {
             rest = match &mut self.state {
                 State::Searching(key) => match key.search(rest) {
                     Some(tail) => {
-                        self.state = State::Key;
+                        self.state = State::Key(LineStart::default());
                         tail
                     }
                     None => return,
@@ -120,8 +120,8 @@ impl UsageTap {
         while let [byte, tail @ ..] = rest {
             let next = match &mut self.state {
                 State::Searching(_) => return rest,
-                State::Key => match byte {
-                    b' ' | b'\t' | b'\r' | b'\n' => None,
+                State::Key(line) => match byte {
+                    _ if line.skips(*byte) => None,
                     b':' => Some(State::Colon(LineStart::default())),
                     _ => return self.search_again(rest),
                 },
@@ -265,4 +265,9 @@ impl LineStart {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is how a test fails"
+)]
 mod tests;
