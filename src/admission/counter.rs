@@ -1,9 +1,9 @@
 //! Owns the one shared counter behind every limit: a count that never passes its limit. Node slots, permits and waiting
 //! places are guards over it. Never hands out a unit that it cannot account for, and knows nothing of what a unit means.
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A count and its limit at one instant.

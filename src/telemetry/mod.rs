@@ -1,1 +1,24 @@
-//! (not yet written)
+//! Owns what operators see (spec section 8): per-worker counts and latencies, the Prometheus text, and access records. Never holds
+//! up a worker, and never shows a prompt, a completion or a secret.
+
+mod access;
+mod exposition;
+mod histogram;
+mod labels;
+mod line;
+pub mod names;
+mod process;
+mod text;
+mod worker;
+
+pub use access::{AccessLog, AccessLogWriter, AccessRecord, ClientText, RecordDropped};
+pub use exposition::{BuildLabels, Scrape};
+pub use histogram::{LONGEST, LatencyHistogram};
+pub use labels::{
+    Direction, EndedBy, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason,
+};
+pub use process::ProcessSample;
+pub use worker::{
+    Gauge, GaugeGuard, Latency, Occurrence, PoolGauges, PoolGuard, PoolRecorder, Recorder,
+    WorkerMetrics,
+};
