@@ -125,6 +125,20 @@ impl Method {
     }
 }
 
+impl From<Method> for http::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Head => Self::HEAD,
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Delete => Self::DELETE,
+            Method::Options => Self::OPTIONS,
+            Method::Patch => Self::PATCH,
+        }
+    }
+}
+
 impl<'a> RequestHead<'a> {
     /// The fields that go on to a node, in order: see [`super::forwards_to_node`], less those the
     /// client listed in Connection.

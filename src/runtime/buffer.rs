@@ -70,6 +70,18 @@ impl Buf {
         }
     }
 
+    /// A buffer that holds a copy of `bytes` and little more.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut buf = Self::with_room(bytes.len());
+        buf.append(bytes);
+        buf
+    }
+
+    /// A buffer without a block, to leave in the place of one that is taken.
+    pub fn empty() -> Self {
+        Self::over(Box::default())
+    }
+
     /// Moves the empty window `bytes` forward, leaving room for [`Buf::prepend`].
     #[must_use]
     pub fn with_headroom(mut self, bytes: usize) -> Self {
@@ -119,7 +131,9 @@ impl Buf {
     /// Bytes that can still be received behind the window.
     #[inline]
     pub fn room(&self) -> usize {
-        self.block.len() - TAILROOM - self.end as usize
+        self.block
+            .len()
+            .saturating_sub(TAILROOM + self.end as usize)
     }
 
     /// Bytes of the whole block.
@@ -183,10 +197,10 @@ impl Buf {
         self.end += TAILROOM as u32;
     }
 
-    /// The same bytes in a buffer with room for at least `bytes` in all.
+    /// The same bytes in a buffer with room for at least `bytes` in all, behind `headroom`.
     #[must_use]
-    pub fn grown(self, bytes: usize) -> Self {
-        let mut grown = Self::with_room(bytes.max(self.len()));
+    pub fn grown(self, bytes: usize, headroom: usize) -> Self {
+        let mut grown = Self::with_room(bytes.max(self.len()) + headroom).with_headroom(headroom);
         grown.append(self.filled());
         grown
     }
@@ -303,8 +317,9 @@ mod tests {
     fn growing_keeps_the_bytes() {
         let mut buf = Buf::small();
         buf.append(b"abc");
-        let grown = buf.grown(5000);
+        let mut grown = buf.grown(5000, 10);
         assert_eq!(grown.filled(), b"abc");
         assert!(grown.room() >= 4997);
+        assert!(grown.prepend(&[b'-'; 10]));
     }
 }

@@ -62,6 +62,16 @@ impl Deadline {
         self.with(|entry| entry.at = NEVER);
     }
 
+    /// Shuts both directions down now, so that parked operations complete and give their buffers
+    /// back. Does not count as [`Deadline::expired`].
+    pub fn end_now(&self) {
+        let fd = self.with(|entry| {
+            entry.at = NEVER;
+            entry.fd
+        });
+        shut_down(fd);
+    }
+
     /// Whether a deadline of this socket has passed.
     #[inline]
     pub fn expired(&self) -> bool {

@@ -8,8 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use monoio::io::{AsyncWriteRent, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 
-use super::deadline::{self, Deadline};
-use super::{Buf, Reader};
+use super::{Buf, Deadline, Reader};
 
 /// A connected TCP socket of this worker. Dropping it closes the connection.
 pub struct Stream {
@@ -45,11 +44,6 @@ impl Stream {
         socket.set_nodelay(true)?;
         Ok(Self::new(socket))
     }
-
-    /// Shuts both directions down: parked operations complete, the peer learns at once.
-    pub fn shut_down(&self) {
-        deadline::shut_down(self.writer.fd);
-    }
 }
 
 /// The sending half of a socket.
@@ -59,19 +53,32 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Sends the window of `buf` until nothing of it is left, and gives the buffer back.
+    /// Sends some of the window of `buf`, at least one byte, and gives back the buffer with the rest.
     ///
-    /// The first send is handed to the kernel at the first poll. A dropped send leaves the stream in
-    /// an unknown place: drop the whole [`Stream`] with it.
+    /// The send is handed to the kernel at the first poll. A dropped send leaves the stream in an
+    /// unknown place: drop the whole [`Stream`] with it.
+    pub async fn write(&mut self, buf: Buf) -> (io::Result<()>, Buf) {
+        let (sent, mut buf) = self.half.write(buf).await;
+        let result = match sent {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                buf.consume(count);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        };
+        (result, buf)
+    }
+
+    /// Sends the window of `buf` until nothing of it is left, and gives the buffer back; otherwise
+    /// like [`Writer::write`].
     pub async fn write_all(&mut self, mut buf: Buf) -> (io::Result<()>, Buf) {
         while !buf.is_empty() {
-            let (sent, back) = self.half.write(buf).await;
+            let (written, back) = self.write(buf).await;
             buf = back;
-            match sent {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
-                Ok(count) => buf.consume(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (Err(error), buf),
+            if written.is_err() {
+                return (written, buf);
             }
         }
         (Ok(()), buf)

@@ -1,0 +1,408 @@
+//! Getting a response head from a node: connect or reuse, send, read the head; again where that is
+//! certain not to run an inference twice (spec section 6).
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::StatusCode;
+use smallvec::SmallVec;
+
+use crate::http1::{
+    self, HeadLimits, HeadScan, HeadWriter, Method, Parsed, ResponseBody, ResponseHead,
+};
+use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Selection, Slot};
+use crate::openai::ApiError;
+use crate::runtime::{Buf, HEADROOM, Stream, clock};
+use crate::telemetry::{Phase, RetryReason};
+use crate::upstream::Upstream;
+
+use super::Worker;
+use super::body::Body;
+use super::downstream::{Downstream, Gone};
+use super::exchange::Stop;
+use super::request::Request;
+use super::trace::Trace;
+
+/// What is to be asked of which nodes.
+pub(super) struct Plan<'r> {
+    pub(super) request: &'r Request,
+    pub(super) model: Rc<ResolvedModel>,
+}
+
+/// A node's response, its head understood and its body not yet relayed.
+pub(super) struct Answer {
+    pub(super) upstream: Upstream,
+    pub(super) slot: Slot,
+    pub(super) head: AnswerHead,
+    /// Received bytes; the window begins with the body.
+    pub(super) received: Buf,
+    /// Whether the connection may carry another request once the body has ended.
+    pub(super) is_reusable: bool,
+}
+
+/// What of a response head outlives its buffer.
+pub(super) struct AnswerHead {
+    pub(super) status: StatusCode,
+    pub(super) body: ResponseBody,
+    pub(super) is_event_stream: bool,
+    /// The status line and the end-to-end fields, ready for the client; our own are still to come.
+    pub(super) lines: Vec<u8>,
+    keep_alive: bool,
+}
+
+/// Obtains a response head, with at most [`RETRIES_MAX`] retries within the request's time.
+///
+/// # Errors
+/// 502 or 504 when every permitted attempt failed; nothing when the client left.
+pub(super) async fn obtain(
+    worker: &Worker,
+    client: &mut Downstream,
+    plan: Plan<'_>,
+    mut body: Body,
+    mut slot: Slot,
+    trace: &mut Trace<'_>,
+) -> Result<Answer, Stop> {
+    let limit = worker.shared.config.proxy.request_timeout;
+    let until = clock::coarse() + limit;
+    let mut tried: SmallVec<[NodeId; 4]> = SmallVec::new();
+    let mut may_reuse = true;
+    let mut retries = 0;
+    loop {
+        let node = slot.node();
+        trace.attempt(node);
+        let left = until.saturating_sub(clock::coarse());
+        let failure = match attempt(
+            worker, client, &plan, &mut body, node, left, may_reuse, trace,
+        )
+        .await
+        {
+            Ok(Reply {
+                upstream,
+                head,
+                received,
+                is_reusable,
+            }) => {
+                node.live.record_success();
+                return Ok(Answer {
+                    upstream,
+                    slot,
+                    head,
+                    received,
+                    is_reusable,
+                });
+            }
+            Err(failure) => failure,
+        };
+        if let Some(reason) = failure.node_failure() {
+            worker.count_node_failure(node, reason);
+        }
+        let Some(reason) = failure
+            .retry_reason()
+            .filter(|_| retries < RETRIES_MAX && clock::coarse() < until)
+        else {
+            return Err(failure.into_stop(limit));
+        };
+        if reason == RetryReason::StaleConnection {
+            // The node closed an idle connection just as it was chosen; others may be as old.
+            may_reuse = false;
+        } else {
+            tried.push(node.id);
+            drop(slot);
+            slot = match Rc::clone(&plan.model).select(&tried) {
+                Selection::Slot(slot, _) => slot,
+                _ => return Err(failure.into_stop(limit)),
+            };
+        }
+        retries += 1;
+        trace.retry(reason);
+    }
+}
+
+/// A response head together with its connection.
+struct Reply {
+    upstream: Upstream,
+    head: AnswerHead,
+    received: Buf,
+    is_reusable: bool,
+}
+
+/// Why one attempt failed.
+pub(super) enum Failure {
+    ClientGone,
+    Connect(io::Error),
+    /// A pooled connection ended before a response byte: the node had closed it, or was about to.
+    ReusedClosed,
+    /// A fresh connection ended before a response byte.
+    Closed,
+    Timeout,
+    BadResponse(#[expect(dead_code, reason = "read by Debug in logs")] http1::BadResponse),
+}
+
+impl Failure {
+    /// What to count against the node; nothing for what is not its fault.
+    pub(super) fn node_failure(&self) -> Option<FailureReason> {
+        match self {
+            Self::ClientGone | Self::ReusedClosed => None,
+            Self::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Some(FailureReason::ConnectTimeout)
+            }
+            Self::Connect(_) => Some(FailureReason::Connect),
+            Self::Closed => Some(FailureReason::ClosedBeforeResponse),
+            Self::Timeout => Some(FailureReason::ResponseTimeout),
+            Self::BadResponse(_) => Some(FailureReason::BadResponse),
+        }
+    }
+
+    fn retry_reason(&self) -> Option<RetryReason> {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Some(RetryReason::ConnectTimeout)
+            }
+            Self::Connect(_) => Some(RetryReason::Connect),
+            Self::ReusedClosed => Some(RetryReason::StaleConnection),
+            Self::ClientGone | Self::Closed | Self::Timeout | Self::BadResponse(_) => None,
+        }
+    }
+
+    fn into_stop(self, limit: Duration) -> Stop {
+        match self {
+            Self::ClientGone => Gone.into(),
+            Self::Connect(_) => ApiError::node_unreachable().into(),
+            Self::Timeout => ApiError::timeout(limit).into(),
+            Self::ReusedClosed | Self::Closed | Self::BadResponse(_) => {
+                ApiError::bad_node_response().into()
+            }
+        }
+    }
+}
+
+impl From<Gone> for Failure {
+    fn from(Gone: Gone) -> Self {
+        Self::ClientGone
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call, right above; a struct would only rename it"
+)]
+async fn attempt(
+    worker: &Worker,
+    client: &mut Downstream,
+    plan: &Plan<'_>,
+    body: &mut Body,
+    node: &Node,
+    left: Duration,
+    may_reuse: bool,
+    trace: &mut Trace<'_>,
+) -> Result<Reply, Failure> {
+    trace.enter(Phase::Connect);
+    let pooled = may_reuse.then(|| worker.pool.check_out(node.id)).flatten();
+    let is_reused = pooled.is_some();
+    let mut upstream = match pooled {
+        Some(upstream) => upstream,
+        None => {
+            let limit = worker.shared.config.proxy.connect_timeout.min(left);
+            let connecting = worker.pool.connect(node, limit);
+            client
+                .inlet
+                .watch(connecting)
+                .await?
+                .map_err(Failure::Connect)?
+        }
+    };
+    trace.enter(Phase::FirstByte);
+    upstream.stream.deadline.set(left);
+    let head = request_head(plan.request, client, node, body.len());
+    let outgoing = body.take_with_head(&head);
+    let conversed = converse(
+        client,
+        &mut upstream.stream,
+        outgoing,
+        body,
+        plan.request.method,
+        is_reused,
+    )
+    .await;
+    let (head, received, is_sent) = conversed?;
+    let is_reusable = is_sent && head.keep_alive;
+    Ok(Reply {
+        upstream,
+        head,
+        received,
+        is_reusable,
+    })
+}
+
+/// The head for the node: everything in it is written here, field by field.
+fn request_head(request: &Request, client: &Downstream, node: &Node, body_bytes: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(request.field_lines().len() + 512);
+    let mut writer = HeadWriter::new(&mut head);
+    writer.request_line(request.method, &node.path_prefix, request.target(), None);
+    writer.field("Host", node.host_header.as_bytes());
+    if let Some(authorization) = &node.authorization {
+        writer.field("Authorization", authorization.field_value());
+    }
+    writer.field("X-Request-Id", request.id.as_bytes());
+    writer.field("X-Forwarded-For", client.peer.as_bytes());
+    writer.content_length(body_bytes as u64);
+    head.extend_from_slice(request.field_lines());
+    HeadWriter::new(&mut head).end();
+    head
+}
+
+/// Sends the request while reading the response: a node may answer before it has read everything.
+/// Gives `outgoing` back to `body` when the attempt may be repeated.
+async fn converse(
+    client: &mut Downstream,
+    upstream: &mut Stream,
+    outgoing: Buf,
+    body: &mut Body,
+    method: Method,
+    is_reused: bool,
+) -> Result<(AnswerHead, Buf, bool), Failure> {
+    let Stream {
+        deadline,
+        reader,
+        writer,
+    } = upstream;
+    let mut sending = pin!(writer.write_all(outgoing));
+    let mut sent = None;
+    let mut reading = HeadReading::new(method);
+    loop {
+        poll_fn(|context| {
+            if sent.is_none()
+                && let Poll::Ready((result, buf)) = sending.as_mut().poll(context)
+            {
+                sent = Some(result);
+                body.restore(buf);
+            }
+            if reader.poll_done(context).is_ready() {
+                Poll::Ready(Ok(()))
+            } else if client.inlet.poll_gone(context) {
+                Poll::Ready(Err(Gone))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await?;
+        let Some((received, buf)) = reader.take() else {
+            return Err(Failure::Closed);
+        };
+        let outcome = match received {
+            Ok(1..) => reading.advance(buf),
+            Ok(0) | Err(_) => Err(match (deadline.expired(), reading.is_begun) {
+                (true, _) => Failure::Timeout,
+                (false, true) => Failure::BadResponse(http1::BadResponse {
+                    reason: "truncated head",
+                }),
+                (false, false) if is_reused => Failure::ReusedClosed,
+                (false, false) => Failure::Closed,
+            }),
+        };
+        match outcome {
+            Ok(Progress::Head(head, buf)) => {
+                let is_sent = matches!(sent, Some(Ok(())));
+                return Ok((head, buf, is_sent));
+            }
+            Ok(Progress::More(buf)) => reader.arm(buf),
+            Err(failure) => {
+                // Whatever is still being sent ends now, so that its buffer comes back.
+                deadline.end_now();
+                if sent.is_none() {
+                    body.restore(sending.await.1);
+                }
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// Reads a response head from consecutive receives, over interim responses.
+struct HeadReading {
+    method: Method,
+    scan: HeadScan,
+    interim_count: usize,
+    is_begun: bool,
+}
+
+enum Progress {
+    /// The head; the buffer's window begins with the body.
+    Head(AnswerHead, Buf),
+    /// The buffer to receive more into.
+    More(Buf),
+}
+
+impl HeadReading {
+    fn new(method: Method) -> Self {
+        Self {
+            method,
+            scan: HeadScan::new(),
+            interim_count: 0,
+            is_begun: false,
+        }
+    }
+
+    fn advance(&mut self, mut buf: Buf) -> Result<Progress, Failure> {
+        self.is_begun = true;
+        let limits = &HeadLimits::DEFAULT;
+        loop {
+            let parsed = http1::parse_response(buf.filled(), self.method, &mut self.scan, limits)
+                .map_err(Failure::BadResponse)?;
+            match parsed {
+                Parsed::Complete { head, bytes } if head.interim => {
+                    self.interim_count += 1;
+                    if self.interim_count > INTERIM_RESPONSES_MAX {
+                        let reason = "too many interim responses";
+                        return Err(Failure::BadResponse(http1::BadResponse { reason }));
+                    }
+                    buf.consume(bytes);
+                }
+                Parsed::Complete { head, bytes } => {
+                    let head = AnswerHead::of(&head);
+                    buf.consume(bytes);
+                    return Ok(Progress::Head(head, buf));
+                }
+                Parsed::Partial if buf.room() == 0 => {
+                    return Ok(Progress::More(buf.grown(limits.head_bytes_max, HEADROOM)));
+                }
+                Parsed::Partial => return Ok(Progress::More(buf)),
+            }
+        }
+    }
+}
+
+impl AnswerHead {
+    fn of(head: &ResponseHead<'_>) -> Self {
+        let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
+        let mut writer = HeadWriter::new(&mut lines);
+        writer.status_line(head.status);
+        for (name, value) in head.end_to_end_fields() {
+            writer.field(name, value);
+        }
+        let is_event_stream = head.content_type.is_some_and(|media_type| {
+            media_type
+                .get(..EVENT_STREAM.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM))
+        });
+        Self {
+            status: head.status,
+            body: head.body,
+            is_event_stream,
+            lines,
+            keep_alive: head.keep_alive,
+        }
+    }
+}
+
+/// Retries of one request (spec section 6).
+const RETRIES_MAX: usize = 2;
+/// Interim (1xx) responses before the final one; each is swallowed.
+const INTERIM_RESPONSES_MAX: usize = 8;
+/// Room for an ordinary response head with our fields without growing.
+const LINES_BYTES_USUAL: usize = 512;
+const EVENT_STREAM: &[u8] = b"text/event-stream";

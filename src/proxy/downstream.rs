@@ -1,0 +1,183 @@
+//! The client's side of a connection: bytes that have come in, and noticing that it is gone.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use crate::runtime::{Buf, Deadline, Reader, Stream, Writer};
+
+/// A client connection. The parts are separate so that an exchange can write while it watches.
+pub(super) struct Downstream {
+    // First, so that it leaves the deadline table before the socket can be closed.
+    pub(super) deadline: Deadline,
+    pub(super) inlet: Inlet,
+    pub(super) writer: Writer,
+    /// The client's address as text, for X-Forwarded-For.
+    pub(super) peer: Box<str>,
+}
+
+/// The client has left, or has sent nothing where it had to; there is nobody to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone;
+
+impl Downstream {
+    pub(super) fn new(stream: Stream, peer: IpAddr) -> Self {
+        let Stream {
+            deadline,
+            reader,
+            writer,
+        } = stream;
+        let inlet = Inlet {
+            reader,
+            held: None,
+            gone: false,
+        };
+        Self {
+            deadline,
+            inlet,
+            writer,
+            peer: peer.to_string().into(),
+        }
+    }
+}
+
+/// What the client sends. Between and during exchanges one read stands, so that a hang-up is noticed
+/// at once and the next request's first bytes cost no extra read.
+pub(super) struct Inlet {
+    reader: Reader,
+    /// Received and not yet used; only while no read stands.
+    held: Option<Buf>,
+    gone: bool,
+}
+
+impl Inlet {
+    /// The bytes received and not yet used; none while a read stands.
+    pub(super) fn held(&self) -> &[u8] {
+        self.held.as_ref().map_or(&[], Buf::filled)
+    }
+
+    /// Takes the held bytes out, with their buffer.
+    pub(super) fn take(&mut self) -> Buf {
+        self.held.take().unwrap_or_else(fresh)
+    }
+
+    /// Puts bytes back that belong to what comes next.
+    pub(super) fn put_back(&mut self, buf: Buf) {
+        debug_assert!(self.held.is_none() && !self.reader.is_armed());
+        self.held = Some(buf);
+    }
+
+    /// Waits until more bytes are held, within a buffer of at most `bytes_max`.
+    ///
+    /// # Errors
+    /// [`Gone`] at the end of the stream, whether the client or a deadline ended it, or when the
+    /// buffer is full.
+    pub(super) async fn receive(&mut self, bytes_max: usize) -> Result<(), Gone> {
+        if !self.reader.is_armed() {
+            let buf = with_room(self.take(), bytes_max).map_err(|full| {
+                self.held = Some(full);
+                Gone
+            })?;
+            self.reader.arm(buf);
+        }
+        let (received, buf) = self.reader.finish().await;
+        self.held = Some(buf);
+        self.accept_count(&received)
+    }
+
+    /// Receives some bytes and forgets them; returns how many.
+    ///
+    /// # Errors
+    /// [`Gone`] at the end of the stream.
+    pub(super) async fn discard(&mut self) -> Result<usize, Gone> {
+        if !self.reader.is_armed() {
+            self.held = None;
+            self.reader.arm(Buf::medium());
+        }
+        let (received, _) = self.reader.finish().await;
+        self.accept_count(&received)?;
+        Ok(received.unwrap_or(0))
+    }
+
+    /// Leaves a read standing that appends to `leftover`, bytes of the next request.
+    pub(super) fn stand(&mut self, leftover: Buf) {
+        debug_assert!(!self.reader.is_armed());
+        match with_room(leftover, PIPELINED_BYTES_MAX) {
+            Ok(buf) => self.reader.arm(buf),
+            Err(full) => self.held = Some(full),
+        }
+    }
+
+    /// Whether the client has left; keeps what it sends ahead of time, up to
+    /// [`PIPELINED_BYTES_MAX`], then stops reading.
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
+        while !self.gone && self.reader.is_armed() {
+            if self.reader.poll_done(context).is_pending() {
+                return false;
+            }
+            let Some((received, buf)) = self.reader.take() else {
+                return self.gone;
+            };
+            if self.accept_count(&received).is_ok() {
+                self.stand(buf);
+            } else {
+                self.held = Some(buf);
+            }
+        }
+        self.gone
+    }
+
+    /// The output of `work`, or [`Gone`] as soon as the client leaves. Drops `work` then.
+    pub(super) async fn watch<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut work = pin!(work);
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if self.poll_gone(context) => Poll::Ready(Err(Gone)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    fn accept_count(&mut self, received: &io::Result<usize>) -> Result<(), Gone> {
+        match received {
+            Ok(1..) => Ok(()),
+            // A half-closed client counts as gone: it is how most clients abort, and a response it
+            // still waited for would hold a slot for nobody. RFC 9112 section 9.6 leaves it to us.
+            Ok(0) | Err(_) => {
+                self.gone = true;
+                Err(Gone)
+            }
+        }
+    }
+}
+
+/// A buffer a connection begins to wait with: small, with room in front for the head that replaces
+/// the client's, and at the end for one request of ordinary size.
+fn fresh() -> Buf {
+    Buf::small().with_headroom(REQUEST_HEADROOM)
+}
+
+/// `buf` with room to receive; grows by steps up to `bytes_max`, and comes back as an error beyond.
+fn with_room(buf: Buf, bytes_max: usize) -> Result<Buf, Buf> {
+    if buf.room() > 0 {
+        Ok(buf)
+    } else if buf.len() >= bytes_max {
+        Err(buf)
+    } else {
+        let room = (buf.len() * 4).clamp(FIRST_GROWTH_BYTES, bytes_max);
+        Ok(buf.grown(room, REQUEST_HEADROOM))
+    }
+}
+
+/// Bytes in front of a received request. The head we write for the node drops some of the client's
+/// fields and adds ours; this much more than the client's own head almost always suffices, and if
+/// not the body is copied once.
+pub(super) const REQUEST_HEADROOM: usize = 128;
+
+/// Bytes of pipelined requests held while an exchange runs; then reading stops.
+const PIPELINED_BYTES_MAX: usize = 32 * 1024;
+
+/// The first growth goes straight to a buffer that most requests fit in.
+const FIRST_GROWTH_BYTES: usize = 15 * 1024;

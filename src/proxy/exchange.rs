@@ -1,0 +1,208 @@
+//! The whole way of one request, in order. Each step is a small function elsewhere; early refusals
+//! leave before the step that would have cost something.
+//!
+//! ```text
+//! read head ─ route ─ authenticate ─ read body ─ peek ─ admit ─ choose node + take slot
+//!           ─ attempt (connect, send, response head; again elsewhere if nothing was sent)
+//!           ─ relay body ─ give back slot and connection ─ record ─ next request
+//! ```
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::nodes::{ResolvedModel, Selection, Slot};
+use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek};
+use crate::telemetry::Phase;
+
+use super::attempt::{self, Plan};
+use super::body::{self, Body};
+use super::downstream::{Downstream, Gone};
+use super::request::{self, NoRequest, Request, Routed};
+use super::trace::Trace;
+use super::{Worker, local, relay, respond};
+
+/// What becomes of the client's connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next request may come.
+    KeepAlive,
+    /// Close it; everything was sent and nothing is left to be read.
+    Close,
+    /// Close it in stages, so that bytes still under way do not destroy the answer.
+    Linger,
+}
+
+/// Why an exchange ends before a response of a node could be relayed.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// With this answer.
+    Answer(ApiError),
+    /// Without any: the client has left, or no longer takes what it is sent.
+    Gone { is_stalled: bool },
+    /// Without any: the client has part of a response that the node broke off.
+    Cut,
+}
+
+impl From<ApiError> for Stop {
+    fn from(error: ApiError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone { is_stalled: false }
+    }
+}
+
+/// Serves the next request of this connection.
+pub(super) async fn exchange(worker: &Worker, client: &mut Downstream) -> After {
+    let mut request = match request::receive(worker, client).await {
+        Ok(request) => request,
+        Err(NoRequest::Closed) => return After::Close,
+        Err(NoRequest::Rejected(error)) => return respond::reject(worker, client, &error).await,
+    };
+    let mut trace = Trace::begin(worker, &request);
+    match answer(worker, client, &mut request, &mut trace).await {
+        Ok(after) => after,
+        Err(Stop::Answer(error)) => {
+            respond::refuse(worker, client, &mut request, &error, &mut trace).await
+        }
+        Err(Stop::Cut) => After::Close,
+        Err(Stop::Gone { is_stalled }) => {
+            trace.client_left(is_stalled);
+            After::Close
+        }
+    }
+}
+
+async fn answer(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &mut Request,
+    trace: &mut Trace<'_>,
+) -> Result<After, Stop> {
+    let endpoint = request
+        .route
+        .as_ref()
+        .map_err(|error| ApiError::from(*error))?
+        .endpoint;
+    if !endpoint.is_inference() {
+        return local::answer(worker, client, request, trace).await;
+    }
+    if request.authenticated.is_err() {
+        return Err(ApiError::invalid_api_key().into());
+    }
+    if request.has_content_coding {
+        return Err(ApiError::unsupported_media_type().into());
+    }
+
+    trace.enter(Phase::Read);
+    let mut body = receive_body(worker, client, request, endpoint).await?;
+    trace.body_received(body.len());
+    let wanted = read_meaning(request, &mut body)?;
+    trace.model_named(&wanted.model);
+
+    trace.enter(Phase::Admit);
+    let permit = worker.admission.try_enter().ok_or_else(overloaded)?;
+    let (slot, model) = choose_node(worker, &wanted)?;
+    trace.admitted(&model);
+    if model.is_alias() {
+        rename_model(request, &mut body, wanted, model.name());
+    }
+
+    let plan = Plan { request, model };
+    let answer = attempt::obtain(worker, client, plan, body, slot, trace).await?;
+    let after = relay::relay(worker, client, request, answer, trace).await?;
+    drop(permit);
+    Ok(after)
+}
+
+/// Receives the body; from here on a read stands on the client, which tells when it leaves.
+async fn receive_body(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &mut Request,
+    endpoint: Endpoint,
+) -> Result<Body, Stop> {
+    let configured_max = worker.shared.config.proxy.max_body_bytes;
+    let body_bytes_max =
+        endpoint.body_bytes_max(usize::try_from(configured_max).unwrap_or(usize::MAX));
+    let mut body = body::receive(worker, client, request, body_bytes_max).await?;
+    request.is_body_received = true;
+    let next = match body.take_leftover() {
+        Some(leftover) => leftover,
+        None => client.inlet.take(),
+    };
+    client.inlet.stand(next);
+    Ok(body)
+}
+
+/// What a body asks for.
+struct Wanted {
+    /// Model names are short; the longest are kept on the heap.
+    model: SmallVec<[u8; 64]>,
+    /// Where the name stands in the body.
+    place: std::ops::Range<usize>,
+}
+
+impl Wanted {
+    fn model_name(&self) -> &str {
+        std::str::from_utf8(&self.model).unwrap_or_default()
+    }
+}
+
+fn read_meaning(request: &Request, body: &mut Body) -> Result<Wanted, Stop> {
+    let is_multipart = matches!(
+        &request.route,
+        Ok(Routed {
+            body: BodyKind::Multipart,
+            ..
+        })
+    );
+    let seen = if is_multipart {
+        let content_type = request.content_type.as_deref().unwrap_or_default();
+        // A media type is ASCII; anything else cannot name a boundary.
+        let content_type = std::str::from_utf8(content_type).unwrap_or_default();
+        multipart::peek(content_type, body.bytes()).map_err(ApiError::from)?
+    } else {
+        peek(body.bytes()).map_err(ApiError::from)?
+    };
+    let model = SmallVec::from_slice(seen.model.as_bytes());
+    Ok(Wanted {
+        model,
+        place: seen.model_range,
+    })
+}
+
+fn rename_model(request: &Request, body: &mut Body, wanted: Wanted, name: &str) {
+    let kind = request
+        .route
+        .as_ref()
+        .map_or(BodyKind::Json, |routed| routed.body);
+    let original = body.bytes().to_vec();
+    if let Some(splice) = Splice::new(&original, wanted.place, kind, name) {
+        body.replace(
+            splice.pieces(),
+            request.field_lines().len() + body::HEAD_BYTES_EXTRA,
+        );
+    }
+}
+
+fn choose_node(worker: &Worker, wanted: &Wanted) -> Result<(Slot, Rc<ResolvedModel>), Stop> {
+    match worker.select(wanted.model_name()) {
+        Selection::Slot(slot, model) => Ok((slot, model)),
+        Selection::NoSlot(_) => Err(overloaded()),
+        Selection::NoOnlineNode(_) => Err(ApiError::no_nodes().into()),
+        Selection::UnknownModel => Err(ApiError::model_not_found(wanted.model_name()).into()),
+    }
+}
+
+/// There is no queue yet: what cannot be served now is refused.
+fn overloaded() -> Stop {
+    ApiError::overloaded(RETRY_AFTER_SECS).into()
+}
+
+/// Without a queue there is no estimate; the shortest honest advice.
+const RETRY_AFTER_SECS: u32 = 1;

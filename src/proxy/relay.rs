@@ -1,0 +1,333 @@
+//! Relaying a response: what was received in a buffer is sent from that buffer.
+//!
+//! While one buffer is being sent the next read is already standing, so both reach the kernel in one
+//! system call and a stream never waits for itself. At most two buffers are held per response: a
+//! client that reads slowly stops the node, not the router's memory.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
+use crate::nodes::{FailureReason, Slot};
+use crate::runtime::{Buf, HEADROOM, Reader};
+use crate::upstream::Upstream;
+
+use super::Worker;
+use super::attempt::{Answer, AnswerHead};
+use super::downstream::{Downstream, Gone};
+use super::exchange::{After, Stop};
+use super::passage::{Outgoing, Passage, Progress, Ranges};
+use super::request::Request;
+use super::respond::{self, Scope};
+use super::trace::Trace;
+
+/// Sends the response head and body to the client as the node sends them.
+///
+/// # Errors
+/// [`Stop::Gone`] when the client left or stalled, [`Stop::Cut`] when the node broke off: part of the response is
+/// out, so nothing else may be said on this connection.
+pub(super) async fn relay(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &Request,
+    answer: Answer,
+    trace: &mut Trace<'_>,
+) -> Result<After, Stop> {
+    let Answer {
+        upstream,
+        slot,
+        head,
+        mut received,
+        is_reusable,
+    } = answer;
+    trace.responding(head.status, head.is_event_stream);
+    let mut passage = Passage::new(head.body, request.is_http10());
+    let keep_alive = request.keep_alive && !worker.is_draining();
+    let mut node = NodeSide {
+        open: Some((upstream, slot)),
+        is_reusable,
+        is_event_stream: head.is_event_stream,
+    };
+    let mut lines = Some(client_head(worker, request, head, &passage, keep_alive));
+    loop {
+        let digest = passage.digest(received.filled());
+        match digest.progress {
+            Progress::More => node.arm(),
+            Progress::Finished { has_excess } => {
+                trace.node_done(passage.usage());
+                node.finish(worker, has_excess);
+            }
+            Progress::Broken => {}
+        }
+        let parcel = Parcel {
+            lines: lines.take(),
+            received,
+            ranges: digest.ranges,
+        };
+        send(worker, client, node.reader(), parcel, &passage, trace).await?;
+        match digest.progress {
+            Progress::More => {}
+            Progress::Finished { .. } => break,
+            Progress::Broken => {
+                return Err(node.cut(worker, client, &passage, FailureReason::BadResponse, trace));
+            }
+        }
+        received = match node.receive(worker, client).await? {
+            Ok(received) => received,
+            Err(NodeEnd::Closed) if passage.ends_with_connection() => {
+                trace.node_done(passage.usage());
+                node.finish(worker, true);
+                send_end(worker, client, &passage, trace).await?;
+                break;
+            }
+            Err(end) => {
+                return Err(node.cut(worker, client, &passage, end.into(), trace));
+            }
+        };
+    }
+    trace.relayed();
+    Ok(if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    })
+}
+
+/// The head for the client: the node's end-to-end fields, then what only we can say.
+fn client_head(
+    worker: &Worker,
+    request: &Request,
+    head: AnswerHead,
+    passage: &Passage,
+    keep_alive: bool,
+) -> Vec<u8> {
+    let mut lines = head.lines;
+    let mut writer = HeadWriter::new(&mut lines);
+    match passage.outgoing() {
+        Outgoing::Fixed(bytes) => {
+            writer.content_length(bytes);
+        }
+        Outgoing::Chunks | Outgoing::Framed => {
+            writer.chunked();
+        }
+        Outgoing::Empty | Outgoing::UntilClose => {}
+    }
+    respond::write_own_fields(
+        worker,
+        &mut writer,
+        &request.id,
+        Scope::Inference,
+        keep_alive,
+    );
+    writer.end();
+    lines
+}
+
+/// The node's side of a relay: its connection and its slot, until its part is done.
+struct NodeSide {
+    open: Option<(Upstream, Slot)>,
+    is_reusable: bool,
+    is_event_stream: bool,
+}
+
+/// How a node's connection ended before its response did.
+enum NodeEnd {
+    Closed,
+    Failed,
+    Silent,
+}
+
+impl From<NodeEnd> for FailureReason {
+    fn from(end: NodeEnd) -> Self {
+        match end {
+            NodeEnd::Closed | NodeEnd::Failed => Self::ClosedMidResponse,
+            NodeEnd::Silent => Self::StreamTimeout,
+        }
+    }
+}
+
+impl NodeSide {
+    /// Begins the next read. Events are small: a stream waits with a small buffer.
+    fn arm(&mut self) {
+        if let Some((upstream, _)) = &mut self.open {
+            let buf = if self.is_event_stream {
+                Buf::medium()
+            } else {
+                Buf::large()
+            };
+            upstream.stream.reader.arm(buf.with_headroom(HEADROOM));
+        }
+    }
+
+    fn reader(&mut self) -> Option<&mut Reader> {
+        self.open
+            .as_mut()
+            .map(|(upstream, _)| &mut upstream.stream.reader)
+    }
+
+    /// The node has said everything: its slot and its connection serve others from now on, while the
+    /// client may still be receiving.
+    fn finish(&mut self, worker: &Worker, has_excess: bool) {
+        if let Some((upstream, slot)) = self.open.take() {
+            let node = slot.node().id;
+            drop(slot);
+            if self.is_reusable && !has_excess {
+                worker.pool.check_in(node, upstream);
+            }
+        }
+    }
+
+    /// Waits for the next bytes of the body while watching the client.
+    async fn receive(
+        &mut self,
+        worker: &Worker,
+        client: &mut Downstream,
+    ) -> Result<Result<Buf, NodeEnd>, Gone> {
+        let Some((upstream, _)) = &mut self.open else {
+            return Ok(Err(NodeEnd::Closed));
+        };
+        upstream
+            .stream
+            .deadline
+            .set(worker.shared.config.proxy.stream_idle_timeout);
+        let (received, buf) = client.inlet.watch(upstream.stream.reader.finish()).await?;
+        Ok(match received {
+            Ok(1..) => Ok(buf),
+            _ if upstream.stream.deadline.expired() => Err(NodeEnd::Silent),
+            Ok(0) => Err(NodeEnd::Closed),
+            Err(_) => Err(NodeEnd::Failed),
+        })
+    }
+
+    /// Breaks the response off where it is, visibly.
+    fn cut(
+        &self,
+        worker: &Worker,
+        client: &Downstream,
+        passage: &Passage,
+        reason: FailureReason,
+        trace: &mut Trace<'_>,
+    ) -> Stop {
+        if let Some((_, slot)) = &self.open {
+            worker.count_node_failure(slot.node(), reason);
+        }
+        if passage.outgoing() == Outgoing::UntilClose {
+            // Nothing but a reset tells this client that the end is not the end.
+            let _ = client.writer.reset_on_close();
+        }
+        trace.node_broke_off(reason == FailureReason::StreamTimeout);
+        Stop::Cut
+    }
+}
+
+/// What goes out in one step.
+struct Parcel {
+    /// The response head, before the first bytes of the body.
+    lines: Option<Vec<u8>>,
+    received: Buf,
+    ranges: Ranges,
+}
+
+async fn send(
+    worker: &Worker,
+    client: &mut Downstream,
+    mut upstream: Option<&mut Reader>,
+    parcel: Parcel,
+    passage: &Passage,
+    trace: &mut Trace<'_>,
+) -> Result<(), Stop> {
+    let Parcel {
+        mut lines,
+        received: mut buf,
+        ranges,
+    } = parcel;
+    let origin = buf.window().start;
+    for range in ranges {
+        buf.set_window(origin + range.start..origin + range.end);
+        if passage.outgoing() == Outgoing::Framed {
+            frame(&mut buf);
+        }
+        if let Some(lines) = lines.take()
+            && !buf.prepend(&lines)
+        {
+            write(
+                worker,
+                client,
+                upstream.as_deref_mut(),
+                Buf::of(&lines),
+                trace,
+            )
+            .await?;
+        }
+        buf = write(worker, client, upstream.as_deref_mut(), buf, trace).await?;
+    }
+    if let Some(lines) = lines {
+        write(worker, client, upstream, Buf::of(&lines), trace).await?;
+    }
+    Ok(())
+}
+
+/// Ends a body that was framed here.
+async fn send_end(
+    worker: &Worker,
+    client: &mut Downstream,
+    passage: &Passage,
+    trace: &mut Trace<'_>,
+) -> Result<(), Stop> {
+    if passage.outgoing() == Outgoing::Framed {
+        write(worker, client, None, Buf::of(LAST_CHUNK), trace).await?;
+    }
+    Ok(())
+}
+
+/// Makes the window of `buf` one chunk, in the room around it.
+fn frame(buf: &mut Buf) {
+    let mut line = [0; CHUNK_SIZE_LINE_BYTES_MAX];
+    let is_framed = buf.prepend(chunk_size_line(buf.len(), &mut line));
+    debug_assert!(is_framed, "HEADROOM holds a chunk-size line");
+    buf.append_crlf();
+}
+
+/// Sends the window of `buf`, the node's next read standing meanwhile. The client must take some of
+/// it within the stall limit, again and again.
+async fn write(
+    worker: &Worker,
+    client: &mut Downstream,
+    mut upstream: Option<&mut Reader>,
+    mut buf: Buf,
+    trace: &mut Trace<'_>,
+) -> Result<Buf, Stop> {
+    let Downstream {
+        deadline,
+        inlet,
+        writer,
+        ..
+    } = client;
+    trace.sending(buf.len());
+    while !buf.is_empty() {
+        deadline.set(worker.shared.config.http.write_stall_timeout);
+        let mut writing = pin!(writer.write(buf));
+        let (written, back): (io::Result<()>, Buf) = poll_fn(|context| {
+            let polled = writing.as_mut().poll(context).map(Ok);
+            if let Some(upstream) = &mut upstream {
+                // Hands the read to the kernel together with the write; its outcome is for later.
+                let _ = upstream.poll_done(context);
+            }
+            match polled {
+                Poll::Pending if inlet.poll_gone(context) => Poll::Ready(Err(Gone)),
+                polled => polled,
+            }
+        })
+        .await?;
+        buf = back;
+        if written.is_err() {
+            return Err(Stop::Gone {
+                is_stalled: deadline.expired(),
+            });
+        }
+    }
+    deadline.clear();
+    Ok(buf)
+}

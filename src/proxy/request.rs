@@ -1,0 +1,202 @@
+//! Receiving a request head, and everything of it that outlives the buffer it came in.
+
+use std::time::Instant;
+
+use crate::auth::key::AuthError;
+use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
+use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
+use crate::runtime::{Buf, clock};
+
+use super::Worker;
+use super::downstream::{Downstream, Gone};
+use super::request_id::RequestId;
+
+/// A request whose head has been read and understood. What it is refused for is kept as data, so that
+/// [`super::exchange`] decides the order of refusals.
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    /// When the head was complete.
+    pub(super) began: Instant,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    pub(super) body: BodyLength,
+    pub(super) route: Result<Routed, RouteError>,
+    pub(super) authenticated: Result<(), AuthError>,
+    /// The body is encoded in a way we cannot look into.
+    pub(super) has_content_coding: bool,
+    /// The media type, kept only where the body is read with it.
+    pub(super) content_type: Option<Box<[u8]>>,
+    /// Whether the body was received whole and what follows it is kept for the next request.
+    pub(super) is_body_received: bool,
+    /// `path?query`, then the field lines that go on to a node.
+    forwarded: Vec<u8>,
+    target_bytes: usize,
+    /// What was received: first the head, then what follows it.
+    received: Buf,
+    head_bytes: usize,
+}
+
+/// Where a request goes.
+pub(super) struct Routed {
+    pub(super) endpoint: Endpoint,
+    pub(super) body: BodyKind,
+    pub(super) model_id: Option<Box<str>>,
+}
+
+/// Why there is no request.
+pub(super) enum NoRequest {
+    /// The connection ended between requests, or in a way that leaves nobody to answer.
+    Closed,
+    /// What came is not a request; the connection ends with this answer.
+    Rejected(ApiError),
+}
+
+impl Request {
+    /// The request target in origin form, query included.
+    pub(super) fn target(&self) -> &str {
+        // Written by `forward` below from two valid strings.
+        std::str::from_utf8(&self.forwarded[..self.target_bytes]).unwrap_or("/")
+    }
+
+    /// The client's end-to-end fields as canonical field lines.
+    pub(super) fn field_lines(&self) -> &[u8] {
+        &self.forwarded[self.target_bytes..]
+    }
+
+    /// Takes the received bytes: the window begins with the body, the head lies in front of it.
+    pub(super) fn take_received(&mut self) -> Buf {
+        let mut received = std::mem::replace(&mut self.received, Buf::empty());
+        received.consume(std::mem::take(&mut self.head_bytes).min(received.len()));
+        received
+    }
+
+    /// Takes the received bytes behind this request, if its whole body is among them: then the
+    /// connection can go on although the body was not read.
+    pub(super) fn skip_unread_body(&mut self) -> Option<Buf> {
+        let mut received = self.take_received();
+        let body_bytes = match self.body {
+            BodyLength::Empty => 0,
+            BodyLength::Fixed(bytes) => usize::try_from(bytes).ok()?,
+            BodyLength::Chunked => return None,
+        };
+        if received.len() < body_bytes {
+            return None;
+        }
+        received.consume(body_bytes);
+        Some(received)
+    }
+
+    /// Whether the router looks like HTTP/1.0 to this client: no chunked framing, no keep-alive.
+    pub(super) fn is_http10(&self) -> bool {
+        self.version == Version::Http10
+    }
+}
+
+/// Waits for the next request head on this connection.
+pub(super) async fn receive(
+    worker: &Worker,
+    client: &mut Downstream,
+) -> Result<Request, NoRequest> {
+    let limits = &HeadLimits::DEFAULT;
+    let mut scan = HeadScan::new();
+    let mut is_begun = false;
+    loop {
+        if !client.inlet.held().is_empty() {
+            if !is_begun {
+                is_begun = true;
+                client
+                    .deadline
+                    .set_receiving(worker.shared.config.http.head_timeout);
+            }
+            match digest(worker, client.inlet.held(), &mut scan, limits) {
+                Ok(Parsed::Complete {
+                    head: mut request,
+                    bytes,
+                }) => {
+                    client.deadline.clear();
+                    request.received = client.inlet.take();
+                    request.head_bytes = bytes;
+                    return Ok(request);
+                }
+                Ok(Parsed::Partial) => {}
+                Err(reject) => return Err(NoRequest::Rejected(reject.into())),
+            }
+        }
+        if client.inlet.receive(limits.head_bytes_max).await == Err(Gone) {
+            let is_late = is_begun && client.deadline.expired();
+            return Err(if is_late {
+                NoRequest::Rejected(ApiError::request_timeout())
+            } else {
+                NoRequest::Closed
+            });
+        }
+    }
+}
+
+/// Reads the head at the beginning of `bytes`, if it is whole.
+fn digest(
+    worker: &Worker,
+    bytes: &[u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+) -> Result<Parsed<Request>, http1::Reject> {
+    let (head, bytes) = match http1::parse_request(bytes, scan, limits)? {
+        Parsed::Complete { head, bytes } => (head, bytes),
+        Parsed::Partial => return Ok(Parsed::Partial),
+    };
+    let routed = route(&head.method.into(), head.path).map(|route| Routed {
+        endpoint: route.endpoint,
+        body: route.body,
+        model_id: route.model_id.map(|id| id.into()),
+    });
+    let is_multipart = routed
+        .as_ref()
+        .is_ok_and(|routed| routed.body == BodyKind::Multipart);
+    let (forwarded, target_bytes) = forward(&head);
+    let client_id = head.x_request_id.and_then(RequestId::from_client);
+    let request = Request {
+        id: client_id.unwrap_or_else(|| worker.new_request_id()),
+        began: clock::now(),
+        method: head.method,
+        version: head.version,
+        keep_alive: head.keep_alive,
+        expect_continue: head.expect_continue,
+        body: head.body,
+        route: routed,
+        authenticated: worker.authenticate(head.authorization, head.x_api_key),
+        has_content_coding: head
+            .content_encoding
+            .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")),
+        content_type: head.content_type.filter(|_| is_multipart).map(Into::into),
+        is_body_received: false,
+        forwarded,
+        target_bytes,
+        received: Buf::empty(),
+        head_bytes: 0,
+    };
+    Ok(Parsed::Complete {
+        head: request,
+        bytes,
+    })
+}
+
+/// The target and the fields that go on to a node, re-serialised one by one.
+fn forward(head: &RequestHead<'_>) -> (Vec<u8>, usize) {
+    let mut forwarded = Vec::with_capacity(FORWARDED_BYTES_USUAL);
+    forwarded.extend_from_slice(head.path.as_bytes());
+    if let Some(query) = head.query {
+        forwarded.push(b'?');
+        forwarded.extend_from_slice(query.as_bytes());
+    }
+    let target_bytes = forwarded.len();
+    let mut fields = http1::HeadWriter::new(&mut forwarded);
+    for (name, value) in head.end_to_end_fields() {
+        fields.field(name, value);
+    }
+    (forwarded, target_bytes)
+}
+
+/// Room for the forwarded part of an ordinary SDK request without growing.
+const FORWARDED_BYTES_USUAL: usize = 512;

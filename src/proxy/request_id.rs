@@ -1,0 +1,97 @@
+//! Request ids: the client's own if it is usable, else one made here.
+
+use std::cell::Cell;
+
+use smallvec::SmallVec;
+
+/// The value of `X-Request-Id` for one exchange: 1 to [`RequestId::BYTES_MAX`] visible ASCII bytes.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(SmallVec<[u8; GENERATED_BYTES]>);
+
+impl RequestId {
+    /// The longest id taken from a client.
+    const BYTES_MAX: usize = 128;
+
+    /// The client's id, if it is one that logs and header fields can carry as it is.
+    pub(super) fn from_client(value: &[u8]) -> Option<Self> {
+        let usable =
+            (1..=Self::BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+        usable.then(|| Self(SmallVec::from_slice(value)))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Makes ids that differ over all workers and restarts: a random start, then a full-period sequence.
+pub(super) struct RequestIds {
+    state: Cell<u64>,
+    /// Tells this worker's ids from those of others whose sequence passes the same state.
+    stream: u64,
+}
+
+impl RequestIds {
+    pub(super) fn new(seed: [u64; 2]) -> Self {
+        Self {
+            state: Cell::new(seed[0]),
+            stream: seed[1],
+        }
+    }
+
+    /// `req_` and 32 hexadecimal digits.
+    pub(super) fn next(&self) -> RequestId {
+        // SplitMix64: a Weyl sequence through a mixer, every 64-bit state once per period.
+        let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.state.set(state);
+        let mut id = SmallVec::from_slice(PREFIX);
+        for half in [mix(state), mix(state ^ self.stream)] {
+            for byte in half.to_be_bytes() {
+                id.push(HEX[usize::from(byte >> 4)]);
+                id.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+        RequestId(id)
+    }
+}
+
+fn mix(mut value: u64) -> u64 {
+    value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+const PREFIX: &[u8] = b"req_";
+const GENERATED_BYTES: usize = 36;
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn generated_ids_differ_and_have_one_shape() {
+        let ids = RequestIds::new([1, 2]);
+        let seen: HashSet<Vec<u8>> = (0..10_000)
+            .map(|_| ids.next().as_bytes().to_vec())
+            .collect();
+        assert_eq!(seen.len(), 10_000);
+        assert!(
+            seen.iter()
+                .all(|id| id.len() == GENERATED_BYTES && id.starts_with(PREFIX))
+        );
+    }
+
+    #[test]
+    fn a_client_id_is_kept_only_if_it_is_visible_ascii_of_bounded_length() {
+        assert_eq!(
+            RequestId::from_client(b"abc-123").unwrap().as_bytes(),
+            b"abc-123"
+        );
+        for unusable in [&b""[..], b"a b", b"a\tb", b"\xc3\xa9", &[b'x'; 129]] {
+            assert!(RequestId::from_client(unusable).is_none(), "{unusable:?}");
+        }
+    }
+}

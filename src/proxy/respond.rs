@@ -1,0 +1,241 @@
+//! Answers the router gives by itself. The only place that turns an error into a response: status,
+//! body, whether the connection goes on, and what is counted are decided here together.
+
+use http::StatusCode;
+
+use crate::http1::{self, HeadWriter};
+use crate::openai::ApiError;
+use crate::runtime::Buf;
+use crate::telemetry::RejectionReason;
+
+use super::Worker;
+use super::downstream::{Downstream, Gone};
+use super::exchange::{After, Stop};
+use super::request::Request;
+use super::request_id::RequestId;
+use super::trace::Trace;
+
+impl From<http1::Reject> for ApiError {
+    fn from(reject: http1::Reject) -> Self {
+        Self {
+            status: reject.status,
+            kind: "invalid_request_error",
+            code: reject.code,
+            message: reject.reason.into(),
+            retry_after_secs: None,
+            allow: None,
+        }
+    }
+}
+
+/// Answers bytes that are not a request. What follows them cannot be trusted to be one either, so the
+/// connection ends.
+pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &ApiError) -> After {
+    worker.metrics.rejected(RejectionReason::BadRequest);
+    let id = worker.new_request_id();
+    let response = error_response(worker, error, &id, Scope::Local, false);
+    match write(worker, client, response).await {
+        Ok(()) => After::Linger,
+        Err(_) => After::Close,
+    }
+}
+
+/// Answers a request with an error. The connection goes on if the whole request has been received.
+pub(super) async fn refuse(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &mut Request,
+    error: &ApiError,
+    trace: &mut Trace<'_>,
+) -> After {
+    if let Some(reason) = rejection_reason(error) {
+        worker.metrics.rejected(reason);
+    }
+    let scope = match &request.route {
+        Ok(routed) if routed.endpoint.is_inference() => Scope::Inference,
+        _ => Scope::Local,
+    };
+    let keep_alive = go_on_after(worker, client, request);
+    let response = error_response(worker, error, &request.id, scope, keep_alive);
+    trace.answered(error.status, response.len());
+    deliver(worker, client, response, keep_alive, trace).await
+}
+
+/// Answers a request with a body made here.
+pub(super) async fn content(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &mut Request,
+    status: StatusCode,
+    content_type: &str,
+    body: &[u8],
+    trace: &mut Trace<'_>,
+) -> After {
+    let keep_alive = go_on_after(worker, client, request);
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut writer = HeadWriter::new(&mut head);
+    writer
+        .status_line(status)
+        .field("Content-Type", content_type.as_bytes());
+    writer.content_length(body.len() as u64);
+    write_own_fields(worker, &mut writer, &request.id, Scope::Local, keep_alive);
+    writer.end();
+    let body = if request.method == http1::Method::Head {
+        &[]
+    } else {
+        body
+    };
+    let mut response = Buf::with_room(head.len() + body.len());
+    response.append(&head);
+    response.append(body);
+    trace.answered(status, response.len());
+    deliver(worker, client, response, keep_alive, trace).await
+}
+
+/// Tells a client that waits for it to send its body (RFC 9110 section 10.1.1).
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn go_on(worker: &Worker, client: &mut Downstream) -> Result<(), Stop> {
+    let response = Buf::of(b"HTTP/1.1 100 Continue\r\n\r\n");
+    Ok(write(worker, client, response).await?)
+}
+
+/// What a response belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Inference: it tells how loaded the router is (spec section 5).
+    Inference,
+    Local,
+}
+
+/// Writes the fields that every response carries.
+pub(super) fn write_own_fields(
+    worker: &Worker,
+    writer: &mut HeadWriter<'_>,
+    id: &RequestId,
+    scope: Scope,
+    keep_alive: bool,
+) {
+    writer.field("X-Request-Id", id.as_bytes());
+    if scope == Scope::Inference {
+        let state = worker.admission.shared().backpressure();
+        writer.field("X-Backpressure", state.as_str().as_bytes());
+    }
+    if !keep_alive {
+        writer.field("Connection", b"close");
+    }
+}
+
+/// Closes a connection on which the client may still be sending: says that nothing more comes, then
+/// reads what is under way, so that the kernel does not destroy the answer with a reset (RFC 9112
+/// section 9.6). Bounded in bytes and time.
+pub(super) async fn linger(client: &mut Downstream) {
+    if client.writer.finish().await.is_err() {
+        return;
+    }
+    client.deadline.set(LINGER);
+    let mut bytes = 0;
+    while bytes < LINGER_BYTES_MAX
+        && client.inlet.discard().await.is_ok_and(|count| {
+            bytes += count;
+            true
+        })
+    {}
+}
+
+/// Whether the connection can serve another request after this one is answered without a node: the
+/// request must be received whole, whether or not anyone looked at its body.
+fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) -> bool {
+    if !request.keep_alive || worker.is_draining() {
+        return false;
+    }
+    if request.is_body_received {
+        return true;
+    }
+    match request.skip_unread_body() {
+        Some(behind) => {
+            client.inlet.put_back(behind);
+            true
+        }
+        None => false,
+    }
+}
+
+fn error_response(
+    worker: &Worker,
+    error: &ApiError,
+    id: &RequestId,
+    scope: Scope,
+    keep_alive: bool,
+) -> Buf {
+    let mut body = Vec::with_capacity(HEAD_BYTES_USUAL);
+    error.write_body(&mut body);
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut writer = HeadWriter::new(&mut head);
+    writer
+        .status_line(error.status)
+        .field("Content-Type", b"application/json");
+    writer.content_length(body.len() as u64);
+    if error.status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 section 15.5.2 demands a challenge.
+        writer.field("WWW-Authenticate", b"Bearer");
+    }
+    if let Some(secs) = error.retry_after_secs {
+        writer.field("Retry-After", itoa::Buffer::new().format(secs).as_bytes());
+    }
+    if let Some(allow) = error.allow {
+        writer.field("Allow", allow.as_bytes());
+    }
+    write_own_fields(worker, &mut writer, id, scope, keep_alive);
+    writer.end();
+    let mut response = Buf::with_room(head.len() + body.len());
+    response.append(&head);
+    response.append(&body);
+    response
+}
+
+async fn deliver(
+    worker: &Worker,
+    client: &mut Downstream,
+    response: Buf,
+    keep_alive: bool,
+    trace: &mut Trace<'_>,
+) -> After {
+    if write(worker, client, response).await.is_err() {
+        trace.client_left(client.deadline.expired());
+        return After::Close;
+    }
+    if keep_alive {
+        After::KeepAlive
+    } else {
+        After::Linger
+    }
+}
+
+async fn write(worker: &Worker, client: &mut Downstream, response: Buf) -> Result<(), Gone> {
+    client
+        .deadline
+        .set(worker.shared.config.http.write_stall_timeout);
+    let (written, _) = client.writer.write_all(response).await;
+    client.deadline.clear();
+    written.map_err(|_| Gone)
+}
+
+/// What a refusal counts as; errors of nodes are counted at the node.
+fn rejection_reason(error: &ApiError) -> Option<RejectionReason> {
+    Some(match (error.status, error.code) {
+        (StatusCode::UNAUTHORIZED, _) => RejectionReason::InvalidKey,
+        (_, "queue_full") => RejectionReason::Overloaded,
+        (_, "no_nodes") => RejectionReason::NoNodes,
+        (_, "draining") => RejectionReason::Draining,
+        (_, "model_not_found") => RejectionReason::UnknownModel,
+        (status, _) if status.is_client_error() => RejectionReason::BadRequest,
+        _ => return None,
+    })
+}
+
+const HEAD_BYTES_USUAL: usize = 384;
+/// How long, and for how many bytes, a closing connection is still read.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;

@@ -1,0 +1,262 @@
+//! The record of one exchange: when it was where, who ended it, and what is counted for it.
+//!
+//! Counting happens in `Drop`, so that a request ends in exactly one record whichever way it leaves.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use http::StatusCode;
+
+use crate::nodes::{Node, ResolvedModel};
+use crate::openai::{Endpoint, Usage};
+use crate::runtime::clock;
+use crate::telemetry::{
+    AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, Latency,
+    Occurrence, Phase, RetryReason,
+};
+
+use std::rc::Rc;
+
+use super::Worker;
+use super::request::Request;
+
+/// One exchange under way.
+pub(super) struct Trace<'w> {
+    worker: &'w Worker,
+    endpoint: EndpointLabel,
+    began: Instant,
+    phase: Phase,
+    phase_began: Instant,
+    phases: [Duration; Phase::COUNT],
+    first_byte: Option<Instant>,
+    status: u16,
+    ended_by: EndedBy,
+    attempts: u32,
+    request_bytes: u64,
+    response_bytes: u64,
+    usage: Option<Usage>,
+    model: Option<Rc<ResolvedModel>>,
+    /// Only kept when access records are written.
+    details: Option<Box<Details>>,
+    _in_flight: GaugeGuard,
+    _stream: Option<GaugeGuard>,
+}
+
+struct Details {
+    started_unix_ms: u64,
+    request_id: ClientText,
+    model: ClientText,
+    node: ClientText,
+}
+
+impl<'w> Trace<'w> {
+    pub(super) fn begin(worker: &'w Worker, request: &Request) -> Self {
+        let endpoint = request
+            .route
+            .as_ref()
+            .map_or(Endpoint::Other, |routed| routed.endpoint);
+        let details = worker.shared.access_log.is_some().then(|| {
+            Box::new(Details {
+                started_unix_ms: unix_ms_now(),
+                request_id: ClientText::new(request.id.as_bytes()),
+                model: ClientText::default(),
+                node: ClientText::default(),
+            })
+        });
+        Self {
+            worker,
+            endpoint: endpoint_label(endpoint),
+            began: request.began,
+            phase: Phase::Auth,
+            phase_began: request.began,
+            phases: [Duration::ZERO; Phase::COUNT],
+            first_byte: None,
+            status: 0,
+            ended_by: EndedBy::Router,
+            attempts: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            usage: None,
+            model: None,
+            details,
+            _in_flight: worker.metrics.gauge(Gauge::RequestsInFlight),
+            _stream: None,
+        }
+    }
+
+    /// A further phase begins.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        let now = clock::now();
+        self.phases[self.phase as usize] += now - self.phase_began;
+        self.phase = phase;
+        self.phase_began = now;
+    }
+
+    pub(super) fn body_received(&mut self, bytes: usize) {
+        self.request_bytes = bytes as u64;
+    }
+
+    pub(super) fn model_named(&mut self, name: &[u8]) {
+        if let Some(details) = &mut self.details {
+            details.model = ClientText::new(name);
+        }
+    }
+
+    pub(super) fn admitted(&mut self, model: &Rc<ResolvedModel>) {
+        self.model = Some(Rc::clone(model));
+    }
+
+    pub(super) fn attempt(&mut self, node: &Node) {
+        self.attempts += 1;
+        if let Some(details) = &mut self.details {
+            details.node = ClientText::new(node.name.as_bytes());
+        }
+    }
+
+    pub(super) fn retry(&self, reason: RetryReason) {
+        self.worker.metrics.retried(reason);
+    }
+
+    /// The first byte of the node's response head is here.
+    pub(super) fn responding(&mut self, status: StatusCode, is_event_stream: bool) {
+        self.enter(Phase::Stream);
+        self.first_byte = Some(self.phase_began);
+        self.status = status.as_u16();
+        if is_event_stream {
+            self._stream = Some(self.worker.metrics.gauge(Gauge::StreamsActive));
+        }
+    }
+
+    pub(super) fn sending(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// The node has said everything; what is left is ours and the client's.
+    pub(super) fn node_done(&mut self, usage: Option<Usage>) {
+        self.usage = usage;
+        self.enter(Phase::Done);
+    }
+
+    /// The router answers by itself.
+    pub(super) fn answered(&mut self, status: StatusCode, bytes: usize) {
+        self.status = status.as_u16();
+        self.ended_by =
+            if status == StatusCode::GATEWAY_TIMEOUT || status == StatusCode::REQUEST_TIMEOUT {
+                EndedBy::Timeout
+            } else {
+                EndedBy::Router
+            };
+        self.response_bytes = bytes as u64;
+    }
+
+    /// The node's response was relayed whole.
+    pub(super) fn relayed(&mut self) {
+        self.ended_by = EndedBy::Node;
+    }
+
+    /// The client left, or stopped taking what it was sent.
+    pub(super) fn client_left(&mut self, is_stalled: bool) {
+        self.ended_by = if is_stalled {
+            EndedBy::Timeout
+        } else {
+            EndedBy::Client
+        };
+        self.worker.metrics.cancelled(self.phase);
+    }
+
+    /// The node broke its response off, or fell silent within it.
+    pub(super) fn node_broke_off(&mut self, is_silent: bool) {
+        self.ended_by = if is_silent {
+            EndedBy::Timeout
+        } else {
+            EndedBy::Node
+        };
+    }
+
+    fn record(&mut self, log: &crate::telemetry::AccessLog, details: Details) {
+        let record = AccessRecord {
+            started_unix_ms: details.started_unix_ms,
+            request_id: details.request_id,
+            endpoint: self.endpoint,
+            model: details.model,
+            node: details.node,
+            status: self.status,
+            phase_us: self
+                .phases
+                .map(|phase| u64::try_from(phase.as_micros()).unwrap_or(u64::MAX)),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            prompt_tokens: self.usage.map(|usage| usage.prompt_tokens),
+            completion_tokens: self.usage.map(|usage| usage.completion_tokens),
+            attempts: self.attempts,
+            ended_by: self.ended_by,
+            ended_in: self.phase,
+        };
+        if log.offer(Box::new(record)).is_err() {
+            self.worker.metrics.count(Occurrence::AccessRecordDropped);
+        }
+    }
+}
+
+impl Drop for Trace<'_> {
+    fn drop(&mut self) {
+        let now = clock::now();
+        self.phases[self.phase as usize] += now - self.phase_began;
+        let metrics = &self.worker.metrics;
+        metrics.request(self.endpoint, self.status);
+        metrics.body_bytes(Direction::FromClient, self.request_bytes);
+        metrics.body_bytes(Direction::ToClient, self.response_bytes);
+        if let Some(first_byte) = self.first_byte {
+            let node: Duration = NODE_PHASES
+                .iter()
+                .map(|phase| self.phases[*phase as usize])
+                .sum();
+            let total = now - self.began;
+            metrics.latency(Latency::Request, total);
+            metrics.latency(Latency::FirstByte, first_byte - self.began);
+            metrics.latency(Latency::Overhead, total.saturating_sub(node));
+            if let Some(model) = &self.model {
+                model.stats().add_service(node);
+            }
+        }
+        if let (Some(usage), Some(model)) = (&self.usage, &self.model) {
+            model
+                .stats()
+                .add_tokens(usage.prompt_tokens, usage.completion_tokens);
+        }
+        if let (Some(log), Some(details)) = (&self.worker.shared.access_log, self.details.take()) {
+            self.record(log, *details);
+        }
+    }
+}
+
+fn endpoint_label(endpoint: Endpoint) -> EndpointLabel {
+    match endpoint {
+        Endpoint::ChatCompletions => EndpointLabel::ChatCompletions,
+        Endpoint::Completions => EndpointLabel::Completions,
+        Endpoint::Embeddings => EndpointLabel::Embeddings,
+        Endpoint::Responses => EndpointLabel::Responses,
+        Endpoint::Rerank => EndpointLabel::Rerank,
+        Endpoint::Messages => EndpointLabel::Messages,
+        Endpoint::Audio => EndpointLabel::Audio,
+        Endpoint::Images => EndpointLabel::Images,
+        Endpoint::Models | Endpoint::Model => EndpointLabel::Models,
+        Endpoint::Health => EndpointLabel::Health,
+        Endpoint::Ready => EndpointLabel::Ready,
+        Endpoint::Metrics => EndpointLabel::Metrics,
+        Endpoint::Other => EndpointLabel::Other,
+    }
+}
+
+fn unix_ms_now() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "access records are read by humans"
+    )]
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// The phases in which an exchange waits for a node.
+const NODE_PHASES: [Phase; 3] = [Phase::Connect, Phase::FirstByte, Phase::Stream];

@@ -1,0 +1,197 @@
+//! What an exchange works with: the process-wide snapshot and counters, and one worker's own part.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption, Cache};
+use crossbeam_channel::Sender;
+
+use crate::admission::{Admission, BufferBudget, LocalAdmission, LocalBudget};
+use crate::auth::Scope;
+use crate::auth::key::{self, AuthError, KeySet};
+use crate::config::Config;
+use crate::nodes::{
+    CandidateLimits, Candidates, FailureReason, Node, NodeDirectory, NodeId, NodeTable, Selection,
+};
+use crate::runtime::{Driver, clock};
+use crate::telemetry::{AccessLog, BuildLabels, ProcessSample, Recorder, Scrape, WorkerMetrics};
+use crate::upstream::{Pool, PoolLimits};
+
+use super::request_id::{RequestId, RequestIds};
+
+/// What all workers share. Immutable, or replaced whole, or atomic.
+pub struct Shared {
+    /// The configuration this process runs with.
+    pub config: Config,
+    /// The node table.
+    pub directory: Arc<NodeDirectory>,
+    /// The API keys that are valid now.
+    pub keys: Arc<ArcSwap<KeySet>>,
+    /// Router-wide counters.
+    pub admission: Arc<Admission>,
+    /// Bytes of large request bodies held by the process.
+    pub budget: Arc<BufferBudget>,
+    /// The metric blocks of all workers.
+    pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// Where access records go, if anywhere.
+    pub access_log: Option<AccessLog>,
+    /// The latest sample of the process.
+    pub process: ArcSwapOption<ProcessSample>,
+    /// The driver all workers run on.
+    pub driver: Driver,
+    /// How far the process is on its way out.
+    pub drain: DrainPhase,
+    /// Nodes that failed too often in a row, for the control thread to judge.
+    pub failing_nodes: Sender<NodeId>,
+    /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
+    pub unix_secs: AtomicU64,
+    /// Start of the process, seconds since the Unix epoch.
+    pub started_unix_secs: u64,
+}
+
+/// Whether the process is on its way out.
+#[derive(Debug, Default)]
+pub struct DrainPhase(AtomicU8);
+
+impl DrainPhase {
+    /// Readiness fails from now on and every response closes its connection.
+    pub fn begin(&self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether [`DrainPhase::begin`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// One worker's part: everything here stays on its thread.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// This worker's metric block.
+    pub metrics: Recorder,
+    /// This worker's connections to nodes.
+    pub pool: Pool,
+    pub(super) admission: LocalAdmission,
+    pub(super) budget: LocalBudget,
+    candidates: RefCell<Candidates>,
+    keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
+    request_ids: RequestIds,
+}
+
+impl Worker {
+    /// The worker of this index, to be made on its own thread. `seed` is random.
+    ///
+    /// `None` if the index has no metric block or another worker has taken it: two writers would lose
+    /// counts.
+    pub fn new(shared: Arc<Shared>, index: usize, seed: [u64; 2]) -> Option<Self> {
+        let metrics = shared.metrics.get(index)?.recorder()?;
+        let config = &shared.config;
+        let pool = Pool::new(
+            PoolLimits {
+                max_idle_per_node: config.connection_pool.max_idle_per_host,
+                idle_timeout: config.connection_pool.idle_timeout,
+            },
+            metrics.clone(),
+        );
+        let limits = CandidateLimits {
+            max_capacity: config.node_cache.max_capacity,
+            ttl: config.node_cache.ttl,
+        };
+        let candidates = Candidates::new(Arc::clone(&shared.directory), limits, index);
+        Some(Self {
+            metrics,
+            pool,
+            admission: LocalAdmission::new(Arc::clone(&shared.admission)),
+            budget: LocalBudget::new(Arc::clone(&shared.budget)),
+            candidates: RefCell::new(candidates),
+            keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
+            request_ids: RequestIds::new(seed),
+            shared,
+        })
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.shared.drain.is_draining()
+    }
+
+    /// What is to be done about once a second: idle connections that have aged, counters that are
+    /// published in batches.
+    pub fn tidy(&self) {
+        let mut candidates = self.candidates.borrow_mut();
+        self.metrics
+            .cache_totals(candidates.hits(), candidates.misses());
+        self.pool.sweep(candidates.table());
+    }
+
+    pub(super) fn new_request_id(&self) -> RequestId {
+        self.request_ids.next()
+    }
+
+    pub(super) fn authenticate(
+        &self,
+        authorization: Option<&[u8]>,
+        x_api_key: Option<&[u8]>,
+    ) -> Result<(), AuthError> {
+        if !self.shared.config.auth.required {
+            return Ok(());
+        }
+        let mut keys = self.keys.borrow_mut();
+        let now_unix = self.shared.unix_secs.load(Ordering::Relaxed);
+        let identity = key::authenticate(keys.load(), authorization, x_api_key, now_unix)?;
+        // A key made for something else is as good as none here, and is not told apart.
+        if identity.scopes.contains(Scope::Inference) {
+            Ok(())
+        } else {
+            Err(AuthError::Unknown)
+        }
+    }
+
+    pub(super) fn select(&self, model: &str) -> Selection {
+        self.candidates
+            .borrow_mut()
+            .select(model, &[], clock::coarse())
+    }
+
+    pub(super) fn node_table(&self) -> Arc<NodeTable> {
+        Arc::clone(self.candidates.borrow_mut().table())
+    }
+
+    /// Counts a failure that is the node's own, and tells the control thread when there are too many.
+    pub(super) fn count_node_failure(&self, node: &Node, reason: FailureReason) {
+        if node.live.record_failure(reason) {
+            // Full means that the control thread has more failures to judge than there are nodes.
+            let _ = self.shared.failing_nodes.try_send(node.id);
+        }
+    }
+
+    pub(super) fn write_metrics(&self, out: &mut Vec<u8>) {
+        {
+            let candidates = self.candidates.borrow();
+            self.metrics
+                .cache_totals(candidates.hits(), candidates.misses());
+        }
+        let shared = &*self.shared;
+        let process = shared.process.load();
+        let mut text = String::with_capacity(METRICS_BYTES_USUAL);
+        Scrape {
+            workers: &shared.metrics,
+            table: &self.node_table(),
+            admission: &shared.admission,
+            budget: &shared.budget,
+            access_log: shared.access_log.as_ref(),
+            process: process.as_deref(),
+            build: BuildLabels {
+                version: env!("CARGO_PKG_VERSION"),
+                io_driver: shared.driver.name(),
+            },
+        }
+        .render(&mut text);
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+const METRICS_BYTES_USUAL: usize = 32 * 1024;
