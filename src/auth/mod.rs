@@ -3,3 +3,9 @@
 //! It must never keep, log or compare a key in the clear, and never fail open.
 
 pub mod key;
+mod scope;
+mod secret;
+pub mod store;
+
+pub use scope::{Scope, Scopes};
+pub use secret::Secret;

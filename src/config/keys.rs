@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use crate::auth::Secret;
 use crate::auth::key::{KEY_BYTES_MAX, KeyHash, is_key};
 
-use super::secret::Secret;
 use super::types::{AccessLog, Config, IoDriver, LogLevel};
 use super::value::{Fault, Faults, Raw};
 

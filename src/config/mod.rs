@@ -12,10 +12,11 @@ mod keys;
 mod load;
 mod nodes;
 mod problem;
-pub mod secret;
 mod suggest;
 mod types;
 mod value;
+
+pub use crate::auth::Secret;
 
 pub use base_url::{BaseUrl, BaseUrlError, Host};
 pub use check::{fail_closed, is_loopback};
@@ -26,7 +27,6 @@ pub use nodes::{
     is_node_name,
 };
 pub use problem::{Origin, Problem, Problems};
-pub use secret::Secret;
 pub use types::{
     AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HttpConfig, IoDriver,
     LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,

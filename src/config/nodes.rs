@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::{DeArray, DeValue};
 
+use crate::auth::Secret;
+
 use super::base_url::BaseUrl;
 use super::fields::Fields;
 use super::file::Lines;
 use super::load::Draft;
 use super::problem::{Origin, Problem, quoted};
-use super::secret::Secret;
 use super::types::{AliasConfig, NodeConfig};
 use super::value::{Fault, Faults, Raw, is_plain};
 

@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::Secret;
 use crate::auth::key::KeyHash;
 
 use super::base_url::BaseUrl;
-use super::secret::Secret;
 
 /// The whole configuration. `Default` is the built-in defaults of spec section 2.
 #[derive(Clone, Debug, Default, PartialEq)]
