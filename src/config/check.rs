@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::base_url::{BaseUrl, Host};
 use super::load::Draft;
-use super::problem::{Origin, Problem};
+use super::problem::{Origin, Problem, quoted};
 use super::types::Config;
 
 /// Refuses a listener that others can reach while no key exists that could open it.
@@ -91,7 +91,7 @@ fn check_loops(draft: &mut Draft) {
             draft.problems.push(Problem {
                 origin: origin.clone(),
                 key: key.clone(),
-                value: Some(node.base_url.to_string()),
+                value: Some(quoted(&node.base_url.to_string())),
                 reason: "is the address of the router itself".to_owned(),
             });
         }
