@@ -1,5 +1,7 @@
 //! The command as a shell meets it: arguments, output, exit codes.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -93,10 +95,9 @@ fn check_accepts_no_file_and_the_documented_file_alike() {
     let dir = WorkDir::new("check-good");
     let none = dir.run(&["check", "--host", "127.0.0.1"]);
     assert_eq!((none.code, none.err.as_str()), (Some(0), ""));
-    assert_eq!(
-        none.out,
-        "configuration is valid (no file, defaults): listens on 127.0.0.1:8080, 0 nodes, 0 aliases\n"
-    );
+    let expected = "configuration is valid (no file, defaults): listens on 127.0.0.1:8080, \
+                    0 nodes, 0 aliases\n";
+    assert_eq!(none.out, expected);
     let documented = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
     fs::copy(documented, dir.0.join("config.toml")).unwrap();
     let found = dir.run(&["check", "--host", "127.0.0.1"]);

@@ -1,8 +1,10 @@
 //! The options of every command, with the help texts.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use llm_router::auth::Scope;
@@ -87,7 +89,7 @@ pub(crate) struct MockNodeOptions {
     #[arg(long, value_delimiter = ',', default_value = "llama-3.2-1b")]
     pub(crate) models: Vec<String>,
     /// Requests it works on at once; more are refused with 503
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count(1..=1_000_000))]
     pub(crate) slots: u32,
     /// Milliseconds until the first token
     #[arg(long, value_name = "MS", default_value_t = 20.0, value_parser = parse_milliseconds)]
@@ -96,7 +98,7 @@ pub(crate) struct MockNodeOptions {
     #[arg(long, value_name = "MS", default_value_t = 5.0, value_parser = parse_milliseconds)]
     pub(crate) token_interval_ms: f64,
     /// Tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count(0..=1_000_000))]
     pub(crate) tokens: u32,
     /// Pad unary answers to this many bytes; 0 leaves them as they are
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
@@ -111,7 +113,7 @@ pub(crate) struct MockNodeOptions {
     #[arg(long, value_name = "SECS", default_value_t = 5.0, value_parser = parse_seconds)]
     pub(crate) keep_alive_secs: f64,
     /// Worker threads; 0 is one per available core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(0..=1024))]
     pub(crate) workers: u32,
 }
 
@@ -228,6 +230,10 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
         Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
         None => Err("write it as KEY=VALUE".to_owned()),
     }
+}
+
+fn count(range: RangeInclusive<i64>) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(range)
 }
 
 fn parse_milliseconds(text: &str) -> Result<f64, String> {
