@@ -2,31 +2,22 @@
 use llm_router::{config, control, server};
 use std::process::ExitCode;
 
+mod cli;
+
+use std::process::ExitCode;
+
+use cli::Command;
+
 fn main() -> ExitCode {
-    let file = std::env::args().nth(2).map(Into::into);
-    let sources = config::Sources {
-        file,
-        environment: config::Environment::default(),
-        overrides: Vec::new(),
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(usage) => return cli::report_usage(&usage),
     };
-    let loaded = match sources.load() {
-        Ok(l) => l,
-        Err(p) => {
-            eprintln!("{p}");
-            return ExitCode::from(2);
-        }
-    };
-    let (key_file, keys) = control::load_keys(&loaded.config).unwrap();
-    match server::Server::start(loaded.config, keys, |shared, failing| {
-        control::start(shared, key_file, failing)
-    }) {
-        Ok(server) => match server.run() {
-            server::Ending::Clean => ExitCode::SUCCESS,
-            _ => ExitCode::from(3),
-        },
-        Err(e) => {
-            eprintln!("{e}");
-            ExitCode::from(2)
-        }
+    match command {
+        Command::Serve(options) => cli::serve(&options),
+        Command::Demo(options) => cli::demo(&options),
+        Command::MockNode(options) => cli::mock_node(&options),
+        Command::Check(options) => cli::check(&options),
+        Command::Keys(options) => cli::keys(&options),
     }
 }
