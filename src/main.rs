@@ -1,6 +1,4 @@
 //! The `llm-router` command.
-use llm_router::{config, control, server};
-use std::process::ExitCode;
 
 mod cli;
 

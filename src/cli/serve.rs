@@ -1,33 +1,46 @@
-//! `llm-router serve`.
+//! `llm-router serve`: composes the process from its parts.
 
 use std::process::ExitCode;
 
-use llm_router::auth::store::KeyStore;
-use llm_router::config::{Loaded, Sources, fail_closed};
+use llm_router::config::Config;
+use llm_router::control;
+use llm_router::server::{Ending, Server};
 
 use super::options::ConfigOptions;
 use super::output::{refuse, warn};
 
 /// Runs the router until it is told to stop.
 pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
-    let sources = options.sources();
-    let loaded = match sources.load() {
+    let loaded = match options.sources().load() {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(problems),
     };
     warn(&loaded.warnings);
-    let stored = match KeyStore::new(&loaded.config.server.data_dir).list() {
-        Ok(keys) => keys,
-        Err(error) => return refuse(error),
-    };
-    if let Err(problem) = fail_closed(&loaded.config, !stored.is_empty()) {
-        return refuse(problem);
+    match start(loaded.config) {
+        Ok(server) => exit_code(server.run()),
+        Err(reason) => refuse(reason),
     }
-    run_router(loaded, sources)
 }
 
-/// The seam to the server: everything before it has been checked, and `sources` is what a reload
-/// reads again.
-fn run_router(_loaded: Loaded, _sources: Sources) -> ExitCode {
-    refuse("this build has no server")
+/// Starts the server with its control thread.
+///
+/// # Errors
+/// What to tell the operator.
+pub(super) fn start(config: Config) -> Result<Server, String> {
+    let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
+    Server::start(config, keys, |shared, failing| {
+        control::start(shared, key_file, failing)
+    })
+    .map_err(|error| error.to_string())
 }
+
+/// The exit codes of spec section 1.
+pub(super) fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Clean => ExitCode::SUCCESS,
+        Ending::Aborted => ExitCode::from(DRAIN_ABORTED),
+    }
+}
+
+/// Draining had to abort exchanges.
+const DRAIN_ABORTED: u8 = 3;
