@@ -205,14 +205,18 @@ impl Drop for Trace<'_> {
         metrics.body_bytes(Direction::FromClient, self.request_bytes);
         metrics.body_bytes(Direction::ToClient, self.response_bytes);
         if let Some(first_byte) = self.first_byte {
-            let node: Duration = NODE_PHASES
-                .iter()
-                .map(|phase| self.phases[*phase as usize])
-                .sum();
+            let spent = |phases: &[Phase]| -> Duration {
+                phases
+                    .iter()
+                    .map(|phase| self.phases[*phase as usize])
+                    .sum()
+            };
+            let node = spent(&NODE_PHASES);
             let total = now - self.began;
             metrics.latency(Latency::Request, total);
             metrics.latency(Latency::FirstByte, first_byte - self.began);
-            metrics.latency(Latency::Overhead, total.saturating_sub(node));
+            let not_ours = node + spent(&[Phase::Read]);
+            metrics.latency(Latency::Overhead, total.saturating_sub(not_ours));
             if let Some(model) = &self.model {
                 model.stats().add_service(node);
             }
