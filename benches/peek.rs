@@ -1,6 +1,25 @@
 //! How fast a request body is read for its model, against the two libraries one would reach for.
 //!
-//! Run: `cargo bench --bench peek`
+//! Run: `cargo bench --bench peek`. Figures of an AMD EPYC with AVX2, two cores shared with other
+//! work, best round of 80, in ns and (GB/s):
+//!
+//! | body | ours | serde_json struct | simd-json tape | simd-json struct |
+//! |---|---|---|---|---|
+//! | chat, 94 B | 104 (0.91) | 175 (0.54) | 292 (0.32) | 348 (0.27) |
+//! | chat, 871 B | 367 (2.4) | 540 (1.6) | 807 (1.1) | 913 (0.95) |
+//! | chat, 16 KiB | 4 925 (3.3) | 8 652 (1.9) | 9 653 (1.7) | 10 403 (1.6) |
+//! | chat, 1 MiB | 312 000 (3.4) | 419 000 (2.5) | 1 467 000 (0.71) | 1 618 000 (0.65) |
+//! | one plain string, 1 MiB | 118 000 (8.9) | 171 000 (6.1) | 953 000 (1.1) | 907 000 (1.2) |
+//! | Japanese, 1 MiB | 305 000 (3.4) | 259 000 (4.1) | 458 000 (2.3) | 475 000 (2.2) |
+//! | code with escapes, 1 MiB | 721 000 (1.5) | 946 000 (1.1) | 1 431 000 (0.73) | 1 393 000 (0.75) |
+//! | token ids, 1 MiB | 1 399 000 (0.75) | 1 767 000 (0.59) | 3 263 000 (0.32) | 4 168 000 (0.25) |
+//!
+//! They do not do the same: serde_json checks neither UTF-8 nor surrogates in the strings it skips
+//! (which is why it wins on Japanese), and gives no byte range. simd-json needs a copy, because it writes into its input, and builds a
+//! tape of everything. Ours validates everything, copies nothing and gives the range, so it stays.
+//!
+//! The usage tap takes 39 ns for an event of 196 bytes that holds `"usage":null`, and passes a
+//! plain body at 38 GB/s. The event scanner takes 38 ns for the same event.
 #![expect(clippy::print_stdout, reason = "a benchmark reports")]
 
 use std::hint::black_box;
