@@ -35,6 +35,9 @@ pub const MODEL_BYTES_MAX: usize = 256;
 /// The deepest nesting accepted; the request object itself is level 1.
 pub const DEPTH_MAX: u32 = 64;
 
+const _: () = assert!(MODEL_BYTES_MAX == 256, "an error message spells it");
+const _: () = assert!(DEPTH_MAX <= u64::BITS, "each level takes one bit");
+
 /// Why a request body cannot be routed. Each is a 400 of type `invalid_request_error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeekError {
@@ -100,6 +103,14 @@ impl PeekError {
         })
     }
 }
+
+impl std::fmt::Display for PeekError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for PeekError {}
 
 /// Reads `model` and `stream` from the top level of `body` and validates the whole of it.
 ///
