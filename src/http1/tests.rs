@@ -1,4 +1,7 @@
-//! Unit tests of the codec; the corpus of verdicts is data in `tests/http1_corpus.rs`.
+//! Unit tests of the codec. Verdicts are data, see `corpus`; what holds for all inputs is in
+//! `properties`.
+
+mod corpus;
 
 use super::*;
 
