@@ -29,7 +29,7 @@ pub enum Method {
 }
 
 /// A valid request head. Every slice borrows from the bytes that were parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: Method,
@@ -131,6 +131,21 @@ impl<'a> RequestHead<'a> {
     #[must_use]
     pub const fn end_to_end_fields(&self) -> EndToEndFields<'a> {
         EndToEndFields::toward_node(self.fields, self.connection)
+    }
+}
+
+impl std::fmt::Debug for RequestHead<'_> {
+    /// Field values and the query stay out: they may be credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("version", &self.version)
+            .field("body", &self.body)
+            .field("keep_alive", &self.keep_alive)
+            .field("expect_continue", &self.expect_continue)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
     }
 }
 
