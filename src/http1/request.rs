@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
 use super::framing::{BodyLength, Framing};
-use super::scan::{HeadLimits, HeadScan, StartLine, check_request_line_prefix};
+use super::scan::{HeadLimits, HeadScan, StartLine, check_request_line_prefix, strict_field_block};
 use super::target::{Target, is_valid_host};
 use super::verdict::{self, Reject};
 use super::{Parsed, Version};
@@ -78,20 +78,15 @@ pub fn parse_request<'a>(
     limits: &HeadLimits,
 ) -> Result<Parsed<RequestHead<'a>>, Reject> {
     if scan.is_fresh()
-        && let Ok((head, bytes)) = read_whole(bytes, limits)
+        && let Ok(parsed) = read_whole(bytes, limits)
     {
-        return Ok(Parsed::Complete { head, bytes });
+        return Ok(parsed);
     }
     let Some(bytes_consumed) = scan.advance(bytes, limits, &REQUEST_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
-    let (head, bytes) = read_whole(bytes.get(..bytes_consumed).unwrap_or(bytes), limits)?;
-    debug_assert_eq!(
-        bytes, bytes_consumed,
-        "scan and parser agree about the end of a head"
-    );
-    Ok(Parsed::Complete { head, bytes })
+    read_whole(bytes.get(..bytes_consumed).unwrap_or(bytes), limits)
 }
 
 impl Method {
@@ -151,12 +146,10 @@ impl std::fmt::Debug for RequestHead<'_> {
 
 /// Reads a head that is whole in `bytes`, at least as strictly as the line scan. An error only
 /// means "not accepted here"; it is the verdict if the scan has nothing to say about the bytes.
-fn read_whole<'a>(
-    bytes: &'a [u8],
-    limits: &HeadLimits,
-) -> Result<(RequestHead<'a>, usize), Reject> {
+fn read_whole<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Parsed<RequestHead<'a>>, Reject> {
     let bytes = bytes.get(..limits.head_bytes_max).unwrap_or(bytes);
     let head = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let empty_line_bytes = bytes.len().saturating_sub(head.len());
     // httparse skips any number of empty lines, however they end.
     if let [b'\r' | b'\n', ..] = head {
         return Err(verdict::MALFORMED_HEAD);
@@ -180,7 +173,8 @@ fn read_whole<'a>(
     if method.len() > limits.method_bytes_max || target.len() > limits.target_bytes_max {
         return Err(verdict::MALFORMED_HEAD);
     }
-    let fields = super::scan::strict_field_block(head, limits).ok_or(verdict::MALFORMED_HEAD)?;
+    let fields =
+        strict_field_block(head, parsed.headers.len(), limits).ok_or(verdict::MALFORMED_HEAD)?;
     let method = Method::parse(method)?;
     let target = Target::parse(method, target)?;
     let version = if minor_version == 0 {
@@ -192,17 +186,11 @@ fn read_whole<'a>(
     for header in &*parsed.headers {
         walk.field(header.name, header.value)?;
     }
-    let consumed = bytes
-        .len()
-        .min(head_bytes.saturating_add(leading_bytes(bytes)));
-    Ok((
-        walk.finish(method, target, version, Fields::new(fields))?,
-        consumed,
-    ))
-}
-
-fn leading_bytes(bytes: &[u8]) -> usize {
-    if bytes.starts_with(b"\r\n") { 2 } else { 0 }
+    let head = walk.finish(method, target, version, Fields::new(fields))?;
+    Ok(Parsed::Complete {
+        head,
+        bytes: empty_line_bytes.saturating_add(head_bytes),
+    })
 }
 
 /// Collects what the fields mean, in one pass.

@@ -233,18 +233,28 @@ fn check_field_line(line: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The field lines of a whole head that `httparse` accepted, or `None` where it was too lenient:
-/// a line not ended by CRLF, or a field beyond the limit.
-pub(super) fn strict_field_block<'a>(head: &'a [u8], limits: &HeadLimits) -> Option<&'a [u8]> {
-    let mut first_line_end = None;
-    let mut line_start = 0_usize;
-    for line_end in memchr::memchr_iter(b'\n', head) {
-        let line = head.get(line_start..line_end)?.strip_suffix(b"\r")?;
-        if first_line_end.is_some() && line.len() > limits.field_bytes_max {
-            return None;
-        }
-        line_start = line_end.saturating_add(1);
-        first_line_end = first_line_end.or(Some(line_start));
+/// The field lines of a whole head that `httparse` accepted with `field_count` fields, or `None`
+/// where it was too lenient: a line not ended by CRLF, or a line beyond its limit.
+pub(super) fn strict_field_block<'a>(
+    head: &'a [u8],
+    field_count: usize,
+    limits: &HeadLimits,
+) -> Option<&'a [u8]> {
+    // `httparse` refuses a CR without LF but takes a LF without CR, so each of its lines (start
+    // line, fields, empty line) ends with CRLF if there are as many CRs.
+    let line_count = field_count.saturating_add(2);
+    if memchr::memchr_iter(b'\r', head).count() != line_count {
+        return None;
     }
-    head.get(first_line_end?..)?.strip_suffix(b"\r\n")
+    let (_, rest) = head.split_at_checked(memchr::memchr(b'\n', head)?.saturating_add(1))?;
+    let block = rest.strip_suffix(b"\r\n")?;
+    let may_exceed = block.len() > limits.field_bytes_max;
+    if may_exceed
+        && block
+            .split(|&byte| byte == b'\n')
+            .any(|line| line_bytes_min(line) > limits.field_bytes_max)
+    {
+        return None;
+    }
+    Some(block)
 }
