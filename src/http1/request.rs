@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 
 use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
 use super::framing::{BodyLength, Framing};
-use super::scan::{HeadLimits, HeadScan, StartLine, check_request_line_prefix, strict_field_block};
+use super::grammar::TOKEN;
+use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
 use super::target::{Target, is_valid_host};
 use super::verdict::{self, Reject};
 use super::{Parsed, Version};
@@ -82,7 +83,7 @@ pub fn parse_request<'a>(
     {
         return Ok(parsed);
     }
-    let Some(bytes_consumed) = scan.advance(bytes, limits, &REQUEST_LINE)? else {
+    let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
@@ -321,7 +322,7 @@ fn effective_host<'a>(
 
 /// `method SP request-target SP HTTP-version` (RFC 9112 section 3), without the CRLF. The version
 /// is judged first, so that an HTTP/2 preface is told about its version.
-fn check_request_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
+fn check_request_line(line: &[u8]) -> Result<(), Reject> {
     let mut parts = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -341,7 +342,34 @@ fn check_request_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
     Target::parse(method, target).map(drop)
 }
 
-const REQUEST_LINE: StartLine = StartLine {
+/// The verdicts on a request line that need not wait for its end. Method and target are bounded
+/// separately, so a target of exactly the limit fits behind any method.
+fn check_request_line_prefix(raw: &[u8], limits: &HeadLimits) -> Result<(), Reject> {
+    let method_bytes = raw
+        .iter()
+        .take(limits.method_bytes_max.saturating_add(1))
+        .take_while(|&&byte| TOKEN.contains(byte))
+        .count();
+    if method_bytes > limits.method_bytes_max {
+        return Err(verdict::METHOD_UNKNOWN);
+    }
+    let target = match raw.get(method_bytes..) {
+        None | Some([]) => return Ok(()),
+        Some([b' ', target @ ..]) if method_bytes > 0 => target,
+        Some(_) => return Err(verdict::REQUEST_LINE),
+    };
+    if let Some(longest) = target.get(..=limits.target_bytes_max)
+        && memchr::memchr2(b' ', b'\r', longest).is_none()
+    {
+        return Err(verdict::URI_TOO_LONG);
+    }
+    if line_bytes_min(raw) > limits.request_line_bytes_max() {
+        return Err(verdict::URI_TOO_LONG);
+    }
+    Ok(())
+}
+
+const START_LINE: StartLine = StartLine {
     empty_line_allowed: true,
     check_prefix: check_request_line_prefix,
     check: check_request_line,

@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
 use super::framing::{Framing, ResponseBody};
+use super::grammar::is_field_value_byte;
 use super::request::Method;
 use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
 use super::verdict::{self, BadResponse, Reject};
@@ -55,7 +56,7 @@ pub fn parse_response<'a>(
     {
         return Ok(parsed);
     }
-    let Some(bytes_consumed) = scan.advance(bytes, limits, &STATUS_LINE)? else {
+    let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
@@ -137,13 +138,10 @@ fn read_whole<'a>(
 }
 
 /// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112 section 4), without the CRLF.
-fn check_status_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
+fn check_status_line(line: &[u8]) -> Result<(), Reject> {
     parse_status_line(line)?;
     let reason_phrase = line.get(STATUS_LINE_BYTES_MIN..).unwrap_or_default();
-    if reason_phrase
-        .iter()
-        .all(|&byte| super::grammar::is_field_value_byte(byte))
-    {
+    if reason_phrase.iter().all(|&byte| is_field_value_byte(byte)) {
         Ok(())
     } else {
         Err(verdict::STATUS_LINE)
@@ -186,7 +184,7 @@ fn check_status_line_prefix(raw: &[u8], limits: &HeadLimits) -> Result<(), Rejec
     Ok(())
 }
 
-const STATUS_LINE: StartLine = StartLine {
+const START_LINE: StartLine = StartLine {
     empty_line_allowed: false,
     check_prefix: check_status_line_prefix,
     check: check_status_line,
