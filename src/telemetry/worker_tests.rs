@@ -29,7 +29,9 @@ fn gauges_return_to_zero_however_their_guards_end() {
     let metrics = WorkerMetrics::new();
     let recorder = metrics.recorder().unwrap();
     let first = recorder.gauge(Gauge::RequestsInFlight);
-    let second = recorder.clone().gauge(Gauge::RequestsInFlight);
+    let other_task = recorder.clone();
+    let second = other_task.gauge(Gauge::RequestsInFlight);
+    drop((recorder, other_task));
     assert_eq!(metrics.gauge(Gauge::RequestsInFlight), 2);
     assert_eq!(metrics.gauge(Gauge::ConnectionsActive), 0);
     drop(first);
