@@ -1,7 +1,5 @@
 //! Owns the choice among nodes: one replaceable function of plain data. Never reads a counter, takes a slot or allocates.
 
-use std::cmp::Ordering;
-
 /// What the policy knows about one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -33,9 +31,8 @@ pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
             continue;
         }
         let ratio = load.ratio();
-        let order = ratio.compare(least);
-        if order == Ordering::Less || (order == Ordering::Equal && load.chosen_at < least_chosen_at)
-        {
+        let (own, others) = ratio.cross_multiplied(least);
+        if own < others || (own == others && load.chosen_at < least_chosen_at) {
             chosen = Some(key);
             least = ratio;
             least_chosen_at = load.chosen_at;
@@ -62,11 +59,11 @@ impl Load {
 }
 
 impl Ratio {
-    /// Compares by cross multiplication: exact, and 32 + 64 bits fit.
-    fn compare(self, other: Self) -> Ordering {
+    /// Two numbers that compare as the two ratios do: exact, and 32 + 64 bits fit.
+    fn cross_multiplied(self, other: Self) -> (u128, u128) {
         let own = u128::from(self.in_flight) * u128::from(other.capacity);
         let others = u128::from(other.in_flight) * u128::from(self.capacity);
-        own.cmp(&others)
+        (own, others)
     }
 }
 
