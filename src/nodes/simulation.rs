@@ -164,7 +164,10 @@ impl World {
         let node = Arc::clone(slot.node());
         drop(slot);
         // Some nodes are worse than others, so that runs of failures do occur.
-        if self.random.chance(if node.id.0 % 2 == 0 { 85 } else { 10 }) {
+        if self
+            .random
+            .chance(if node.id.0.is_multiple_of(2) { 85 } else { 10 })
+        {
             if node
                 .live
                 .record_failure(FailureReason::ClosedBeforeResponse)
