@@ -19,25 +19,32 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(decode(input, cuts.iter().copied(), Passing::Data), data);
         assert_eq!(decode(input, cuts, Passing::Chunks), wire);
     }
-    assert_eq!((wire.consumed, wire.finished), (data.consumed, data.finished));
+    assert_eq!(
+        (wire.consumed, wire.finished),
+        (data.consumed, data.finished)
+    );
     assert!(wire.passed.len() <= input.len());
 
     // The receiver of the raw relay reads the same data and the same end.
     let received = decode(&wire.passed, [wire.passed.len()], Passing::Data);
     assert_eq!(received.passed, data.passed);
-    assert_eq!(received.finished, Ok(data.finished == Ok(true)), "no clean end is invented");
+    assert_eq!(
+        received.finished,
+        Ok(data.finished == Ok(true)),
+        "no clean end is invented"
+    );
     // Nothing is left to drop: relaying it once more changes nothing.
     let again = decode(&wire.passed, [wire.passed.len()], Passing::Chunks);
     assert_eq!(again.passed, wire.passed);
 });
 
-fn decode(
-    input: &[u8],
-    cuts: impl IntoIterator<Item = usize>,
-    passing: Passing,
-) -> Decoded {
+fn decode(input: &[u8], cuts: impl IntoIterator<Item = usize>, passing: Passing) -> Decoded {
     let mut decoder = ChunkedDecoder::new();
-    let mut decoded = Decoded { passed: Vec::new(), consumed: 0, finished: Ok(false) };
+    let mut decoded = Decoded {
+        passed: Vec::new(),
+        consumed: 0,
+        finished: Ok(false),
+    };
     for end in cuts {
         while decoded.consumed < end && !decoder.is_finished() {
             let part = &input[decoded.consumed..end];

@@ -55,7 +55,10 @@ fn accepted(bytes: &[u8], head: &RequestHead<'_>) {
         panic!("what was written is refused");
     };
     assert_eq!(bytes, written.len());
-    assert_eq!((again.method, again.path, again.query), (head.method, head.path, head.query));
+    assert_eq!(
+        (again.method, again.path, again.query),
+        (head.method, head.path, head.query)
+    );
     assert_eq!((again.body, again.keep_alive), (head.body, head.keep_alive));
     assert_eq!(again.expect_continue, head.expect_continue);
     assert!(again.fields.iter().eq(head.fields.iter()));
@@ -65,9 +68,18 @@ fn accepted(bytes: &[u8], head: &RequestHead<'_>) {
 fn assert_httparse_agrees(bytes: &[u8], head: &RequestHead<'_>) {
     let mut headers = [httparse::EMPTY_HEADER; HeadLimits::FIELD_COUNT_CAPACITY];
     let mut other = httparse::Request::new(&mut headers);
-    assert_eq!(other.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    assert_eq!(
+        other.parse(bytes),
+        Ok(httparse::Status::Complete(bytes.len()))
+    );
     assert_eq!(other.method, Some(head.method.as_str()));
-    assert!(other.headers.iter().map(|field| (field.name, field.value)).eq(head.fields));
+    assert!(
+        other
+            .headers
+            .iter()
+            .map(|field| (field.name, field.value))
+            .eq(head.fields)
+    );
 }
 
 /// Derives the framing a second time, from the fields alone.
@@ -79,16 +91,25 @@ fn assert_framing(head: &RequestHead<'_>) {
             .map(|(_, value)| value)
             .collect()
     };
-    match (&values("content-length")[..], &values("transfer-encoding")[..]) {
+    match (
+        &values("content-length")[..],
+        &values("transfer-encoding")[..],
+    ) {
         ([], []) => assert_eq!(head.body, BodyLength::Empty),
         ([length], []) => {
             assert!(length.iter().all(u8::is_ascii_digit));
             let digits = std::str::from_utf8(length).expect("digits");
-            assert_eq!(head.body, BodyLength::Fixed(digits.parse().expect("a number")));
+            assert_eq!(
+                head.body,
+                BodyLength::Fixed(digits.parse().expect("a number"))
+            );
         }
         ([], [coding]) => {
             assert!(coding.eq_ignore_ascii_case(b"chunked"));
-            assert_eq!((head.body, head.version), (BodyLength::Chunked, Version::Http11));
+            assert_eq!(
+                (head.body, head.version),
+                (BodyLength::Chunked, Version::Http11)
+            );
         }
         _ => panic!("ambiguous framing was accepted"),
     }

@@ -33,18 +33,30 @@ fuzz_target!(|input: &[u8]| {
 fn accepted(bytes: &[u8], method: Method, head: &ResponseHead<'_>) {
     let mut headers = [httparse::EMPTY_HEADER; HeadLimits::FIELD_COUNT_CAPACITY];
     let mut other = httparse::Response::new(&mut headers);
-    assert_eq!(other.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    assert_eq!(
+        other.parse(bytes),
+        Ok(httparse::Status::Complete(bytes.len()))
+    );
     assert_eq!(other.code, Some(head.status.as_u16()));
-    assert!(other.headers.iter().map(|field| (field.name, field.value)).eq(head.fields));
+    assert!(
+        other
+            .headers
+            .iter()
+            .map(|field| (field.name, field.value))
+            .eq(head.fields)
+    );
 
     let count = |wanted: &str| {
-        head.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).count()
+        head.fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .count()
     };
     let framing = (count("content-length"), count("transfer-encoding"));
     match head.body {
-        ResponseBody::Empty => assert!(
-            method == Method::Head || matches!(head.status.as_u16(), 100..=199 | 204 | 304)
-        ),
+        ResponseBody::Empty => {
+            assert!(method == Method::Head || matches!(head.status.as_u16(), 100..=199 | 204 | 304))
+        }
         ResponseBody::Fixed(_) => assert_eq!(framing, (1, 0)),
         ResponseBody::Chunked => assert_eq!((framing, head.version), ((0, 1), Version::Http11)),
         ResponseBody::UntilClose => {
