@@ -138,7 +138,13 @@ impl NodeHealth {
 
     fn probe_failed(&mut self, now: Duration, random: u32) {
         self.failed_probes = self.failed_probes.saturating_add(1);
-        self.probe_at = now.saturating_add(self.probe_interval);
+        // A node in service is judged at the usual pace; one that is awaited is looked for more often,
+        // so that a router started together with its nodes does not wait a whole interval for them.
+        let pause = match self.state {
+            NodeState::Online | NodeState::Draining => self.probe_interval,
+            _ => self.probe_interval.min(AWAITED_PROBE_INTERVAL),
+        };
+        self.probe_at = now.saturating_add(pause);
         if self.failed_probes >= OFFLINE_FAILED_PROBES {
             self.leave(NodeState::Offline);
         } else if self.state == NodeState::Ejected {
@@ -217,6 +223,8 @@ impl NodeHealth {
 
 /// Failed probes in a row that take a node offline (spec section 9).
 pub const OFFLINE_FAILED_PROBES: u32 = 2;
+/// Pause between probes of a node that is not in service.
+pub const AWAITED_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Length of the first ejection (spec section 6).
 pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
 /// Length that doubling ends at, and the calm stretch after which it starts anew (spec section 6).
