@@ -1,5 +1,6 @@
-//! Owns the verdict on one node: a pure state machine on a clock and random numbers that are passed in. Never probes, publishes
-//! or looks at other nodes; [`HealthBoard`](super::HealthBoard) does the latter two.
+//! Owns the verdict on one node: a pure state machine on a clock and random numbers that are passed
+//! in. Never probes, publishes or looks at other nodes; [`HealthBoard`](super::HealthBoard) does
+//! the latter two.
 //!
 //! ```text
 //!                        probe ok                  5 failures in a row
@@ -79,7 +80,8 @@ impl NodeHealth {
         self.state
     }
 
-    /// When the next probe is due. It moves with each probe's outcome, so a driver probes a node again only after that.
+    /// When the next probe is due. It moves with each probe's outcome, so a driver probes a node
+    /// again only after that.
     #[must_use]
     pub fn probe_at(&self) -> Duration {
         self.probe_at
@@ -91,7 +93,8 @@ impl NodeHealth {
         self.returns_at
     }
 
-    /// Takes one event in. `random` is any number; it spreads the returns of nodes ejected together.
+    /// Takes one event in. `random` is any number; it spreads the returns of nodes ejected
+    /// together.
     pub fn apply(&mut self, event: HealthEvent, now: Duration, random: u32) {
         match event {
             HealthEvent::ProbeSucceeded => self.probe_succeeded(now),
@@ -112,7 +115,8 @@ impl NodeHealth {
         }
     }
 
-    /// Lets an ejected node be probed and return at once, because a model is left without any online node.
+    /// Lets an ejected node be probed and return at once, because a model is left without any
+    /// online node.
     pub fn recall(&mut self, now: Duration) {
         if self.state == NodeState::Ejected {
             self.returns_at = self.returns_at.min(now);
