@@ -1,0 +1,39 @@
+//! Waiting for conditions with a deadline. Nothing here may wait for a fixed time, except [`pause`],
+//! which is for tests in which silence itself is the subject.
+
+use std::time::{Duration, Instant};
+
+/// The longest any single expectation may take before its test fails.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits until `condition` holds; fails after [`DEADLINE`].
+#[track_caller]
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(DEADLINE, what, condition);
+}
+
+/// Waits until `condition` holds and returns how long that took; fails after `limit`.
+#[track_caller]
+pub fn eventually_within(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) -> Duration {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        pause(Duration::from_millis(5));
+    }
+    began.elapsed()
+}
+
+/// Lets time pass.
+pub fn pause(duration: Duration) {
+    let until = Instant::now() + duration;
+    while let Some(left) = until
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+    {
+        std::thread::park_timeout(left);
+    }
+}
