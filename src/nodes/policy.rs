@@ -16,8 +16,8 @@ pub struct Load {
 /// The key of the node with the fewest requests in flight relative to `max_concurrency` × `weight`; among equals the one
 /// chosen longest ago. `None` if no node has a free slot.
 ///
-/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some nodes when that number
-/// keeps changing, this gives equal nodes equal shares in any order of arrivals. One pass, no allocation.
+/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some nodes when that number keeps
+/// changing. One pass, no allocation.
 pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
     let mut best: Option<(K, Load)> = None;
     for (key, load) in loads {

@@ -400,4 +400,4 @@ fn same_places(before: &[SocketAddr], now: &[SocketAddr]) -> bool {
 
 #[cfg(all(test, not(loom)))]
 #[path = "table_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -20,7 +20,7 @@ pub struct LatencyHistogram {
 
 /// Latencies of all workers together.
 #[derive(Debug)]
-pub struct MergedLatency {
+pub(super) struct MergedLatency {
     histogram: Histogram<u64>,
     sum_seconds: f64,
 }

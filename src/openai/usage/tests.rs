@@ -193,6 +193,12 @@ fn an_object_beyond_the_limit_is_passed_over_and_the_next_one_found() {
 }
 
 #[test]
+fn a_name_with_an_escape_is_another_name() {
+    let body = r#"{"usage":{"prompt_tokens\"":5,"\tcompletion_tokens":5,"total_tokens":1}}"#;
+    assert_eq!(usage_of(body), Some((0, 0, 1)));
+}
+
+#[test]
 fn the_tap_is_small() {
     assert!(size_of::<UsageTap>() <= 128, "{}", size_of::<UsageTap>());
 }
@@ -239,7 +245,7 @@ proptest! {
     #[test]
     fn any_split_of_any_bytes_gives_the_same_usage(
         pieces in prop::collection::vec(prop::sample::select(vec![
-            "\"usage\"", "\"us", "age\"", "\"", "\\", ":", "{", "}", "\"prompt_tokens\"",
+            "\"usage\"", "\"us", "age\"", "usage\"", "\"", "\\", ":", "{", "}", "\"prompt_tokens\"",
             "\"output_tokens\"", "1", "23", ",", " ", "\n", "data:", "null", "\"usage\":{",
             "\"usage\":{\"total_tokens\":4}", "[", "]",
         ]), 0..30),
