@@ -238,6 +238,12 @@ impl RawClient {
         !self.fill(deadline) && self.ended.is_none() && self.pending.is_empty()
     }
 
+    /// Waits until bytes have arrived and leaves them in the kernel.
+    pub fn has_bytes_to_read(&self) -> bool {
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        self.stream.peek(&mut [0]).is_ok_and(|count| count == 1)
+    }
+
     /// The connection ends, after nothing more than was already consumed.
     #[track_caller]
     pub fn expect_closed(&mut self) -> End {

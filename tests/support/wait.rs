@@ -1,7 +1,10 @@
 //! Waiting for conditions with a deadline. Nothing here may wait for a fixed time, except [`pause`],
 //! which is for tests in which silence itself is the subject.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// The longest any single expectation may take before its test fails.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -35,5 +38,24 @@ pub fn pause(duration: Duration) {
         .filter(|left| !left.is_zero())
     {
         std::thread::park_timeout(left);
+    }
+}
+
+/// Occupies `address` with a listener that never accepts and has no room left, so that connecting to
+/// it neither succeeds nor fails.
+pub fn blackhole(address: SocketAddr) -> Vec<Socket> {
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.set_reuse_address(true).unwrap();
+    listener.bind(&address.into()).unwrap();
+    listener.listen(0).unwrap();
+    let mut held = vec![listener];
+    loop {
+        let filling = socket();
+        let connected = filling.connect_timeout(&address.into(), Duration::from_millis(100));
+        held.push(filling);
+        if connected.is_err() {
+            return held;
+        }
     }
 }
