@@ -182,7 +182,7 @@ fn chunks() -> Vec<Case> {
         sized("C09b a size line ended by CR alone", "d\r"),
         chunked("C11a data longer than its size", b"5\r\nabcdefg\r\n0\r\n\r\n"),
         chunked("C11b data ended by LF alone", b"5\r\nabcde\n0\r\n\r\n"),
-        sized("C13 a size of 17 digits", "0000000000000000d\r\n"),
+        sized("C13 a size of 17 digits", "fffffffffffffffff\r\n"),
         sized("C14 a size of 2^64", "10000000000000000\r\n"),
         sized("C17a a size with a letter beyond f", "dg\r\n"),
         sized("C17b a size with an underscore", "d_\r\n"),

@@ -68,6 +68,12 @@ impl Prng {
     }
 
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
+        let mut bytes = Vec::with_capacity(count + 6);
+        while bytes.len() < count {
+            // The generator gives 53 bits.
+            bytes.extend_from_slice(&self.next().to_le_bytes()[..6]);
+        }
+        bytes.truncate(count);
+        bytes
     }
 }
