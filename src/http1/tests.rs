@@ -341,3 +341,45 @@ fn a_decoder_stays_small() {
     assert!(size_of::<ChunkedDecoder>() <= 24);
     assert!(size_of::<HeadScan>() <= 32);
 }
+
+#[test]
+fn a_name_that_only_begins_or_ends_like_a_dropped_one_is_forwarded() {
+    for name in [
+        "Hosts",
+        "X-Stainless",
+        "X-Forwarded",
+        "X-Api-Keys",
+        "TES",
+        "Cookies",
+        "",
+    ] {
+        assert!(forwards_to_node(name), "{name}");
+    }
+    for name in [
+        "HOST",
+        "X-STAINLESS-OS",
+        "x_forwarded_for",
+        "Te",
+        "X_Api-Key",
+        "x-stainless-",
+    ] {
+        assert!(!forwards_to_node(name), "{name}");
+    }
+    for name in [
+        "Set-Cookie",
+        "Server",
+        "X-Request-Ids",
+        "Host",
+        "Retry-After",
+    ] {
+        assert!(forwards_to_client(name), "{name}");
+    }
+    for name in [
+        "X-REQUEST-ID",
+        "x-backpressure",
+        "Keep-Alive",
+        "Content-Length",
+    ] {
+        assert!(!forwards_to_client(name), "{name}");
+    }
+}

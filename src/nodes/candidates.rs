@@ -1,5 +1,5 @@
-//! Owns one worker's view of the node table: the cached candidate lists, and slots. Never shared between threads, never waits:
-//! a choice either takes a slot now or says why not.
+//! Owns one worker's view of the node table: the cached candidate lists, and slots. Never shared
+//! between threads, never waits: a choice either takes a slot now or says why not.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::live::NodeState;
+use super::live::{NodeLive, NodeState};
 use super::policy::{self, Load};
 use super::table::{Model, ModelStats, Node, NodeDirectory, NodeId, NodeTable};
 
@@ -70,10 +70,14 @@ pub struct ResolvedModel {
     clock: Rc<Cell<u64>>,
 }
 
-/// A node as one worker keeps it: slots count references here instead of on a line shared by all cores.
+/// A node as one worker keeps it: slots count references here instead of on a line shared by all
+/// cores.
 #[derive(Debug)]
 struct WorkerNode {
     node: Arc<Node>,
+    /// The node's own, within one step instead of two: the choice looks at every node's.
+    live: Arc<NodeLive>,
+    weight: u32,
     chosen_at: Cell<u64>,
 }
 
@@ -121,8 +125,9 @@ impl Candidates {
         }
     }
 
-    /// Chooses a node for `model` and takes a slot of it. Nodes in `exclude`, those already tried, count as full. `now` is a
-    /// coarse monotonic time. A hit neither allocates nor touches a shared line other than the nodes' own.
+    /// Chooses a node for `model` and takes a slot of it. Nodes in `exclude`, those already tried,
+    /// count as full. `now` is a coarse monotonic time. A hit neither allocates nor touches a
+    /// shared line other than the nodes' own.
     pub fn select(&mut self, model: &str, exclude: &[NodeId], now: Duration) -> Selection {
         match self.resolve(model, now) {
             Some(resolved) => resolved.select(exclude),
@@ -194,6 +199,8 @@ impl Candidates {
             };
             let known = WorkerNode {
                 node: Arc::clone(node),
+                live: Arc::clone(&node.live),
+                weight: node.weight,
                 chosen_at: Cell::new(chosen_at),
             };
             nodes.insert(node.id, Rc::new(known));
@@ -217,7 +224,8 @@ impl Candidates {
         }))
     }
 
-    /// Stores an entry in place of its stale self, in free room, or in place of one not used lately.
+    /// Stores an entry in place of its stale self, in free room, or in place of one not used
+    /// lately.
     fn store(&mut self, stale: Option<usize>, entry: Entry) {
         let position = match stale {
             Some(position) => position,
@@ -238,8 +246,8 @@ impl Candidates {
         *place = entry;
     }
 
-    /// The first entry from the hand on that was not used since the hand last passed; one round clears all marks, so the
-    /// search ends in the second.
+    /// The first entry from the hand on that was not used since the hand last passed; one round
+    /// clears all marks, so the search ends in the second.
     fn replaceable(&mut self) -> usize {
         loop {
             let position = self.hand;
@@ -253,7 +261,8 @@ impl Candidates {
 }
 
 impl ResolvedModel {
-    /// The name nodes know the model by; to be spliced into the body when [`is_alias`](Self::is_alias).
+    /// The name nodes know the model by; to be spliced into the body when
+    /// [`is_alias`](Self::is_alias).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.model.name
@@ -276,14 +285,15 @@ impl ResolvedModel {
     pub fn slot_count(&self) -> u64 {
         self.nodes
             .iter()
-            .filter(|known| known.node.live.state() == NodeState::Online)
-            .map(|known| u64::from(known.node.live.slots().limit))
+            .filter(|known| known.live.state() == NodeState::Online)
+            .map(|known| u64::from(known.live.slots().limit))
             .sum()
     }
 
     /// Chooses a node outside `exclude` and takes a slot of it.
     pub fn select(self: Rc<Self>, exclude: &[NodeId]) -> Selection {
-        // Each round sees fresh loads: a node whose last slot another core took meanwhile has dropped out.
+        // Each round sees fresh loads: a node whose last slot another core took meanwhile has
+        // dropped out.
         for _ in 0..CHOICE_ROUNDS {
             let mut any_online = false;
             let choice = policy::choose(self.nodes.iter().filter_map(|known| {
@@ -314,7 +324,7 @@ impl ResolvedModel {
     }
 
     fn take(&self, known: &Rc<WorkerNode>) -> Option<Slot> {
-        known.node.live.try_take_slot().then(|| {
+        known.live.try_take_slot().then(|| {
             self.clock.set(self.clock.get() + 1);
             known.chosen_at.set(self.clock.get());
             Slot {
@@ -327,14 +337,14 @@ impl ResolvedModel {
 impl WorkerNode {
     /// What the policy is to know; `None` unless the node is online.
     fn online_load(&self) -> Option<Load> {
-        if self.node.live.state() != NodeState::Online {
+        if self.live.state() != NodeState::Online {
             return None;
         }
-        let slots = self.node.live.slots();
+        let slots = self.live.slots();
         Some(Load {
             in_flight: slots.count,
             max_concurrency: slots.limit,
-            weight: self.node.weight,
+            weight: self.weight,
             chosen_at: self.chosen_at.get(),
         })
     }
@@ -350,13 +360,14 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.node.node.live.release_slot();
+        self.node.live.release_slot();
     }
 }
 
 /// Losing this many races in a row means that slots are taken faster than they can be compared.
 const CHOICE_ROUNDS: usize = 8;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "candidates_tests.rs"]
 mod tests;

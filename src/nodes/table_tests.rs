@@ -118,7 +118,7 @@ fn contradicting_names_are_refused_and_nothing_changes() {
     };
     let refusals = [
         (
-            vec![raised.clone(), a.clone()],
+            vec![raised.clone(), a],
             vec![],
             TableError::DuplicateNode("a".into()),
         ),

@@ -1,4 +1,5 @@
-//! Tests of latency recording: the error of a bucket, and that merging equals recording everything in one HdrHistogram.
+//! Tests of latency recording: the error of a bucket, and that merging equals recording everything
+//! in one HdrHistogram.
 
 use proptest::prelude::*;
 
@@ -12,6 +13,12 @@ fn recorded(values: &[u64]) -> LatencyHistogram {
         .iter()
         .for_each(|&value| histogram.record(Duration::from_nanos(value)));
     histogram
+}
+
+fn merged(workers: &[LatencyHistogram]) -> MergedLatency {
+    let mut merged = MergedLatency::new().unwrap();
+    merged.merge(workers.iter());
+    merged
 }
 
 fn is_close(value: f64, expected: f64, relative: f64) -> bool {
@@ -39,7 +46,7 @@ fn buckets_follow_one_another_without_a_gap_from_the_first_to_the_last() {
 
 #[test]
 fn nothing_recorded_has_no_quantiles() {
-    let merged = MergedLatency::of([LatencyHistogram::new()].iter()).unwrap();
+    let merged = merged(&[LatencyHistogram::new()]);
     assert!(merged.quantile_seconds(0.5).is_nan());
     assert_eq!((merged.count(), merged.sum_seconds().to_bits()), (0, 0));
 }
@@ -48,7 +55,7 @@ fn nothing_recorded_has_no_quantiles() {
 fn the_extremes_are_counted_and_longer_values_count_as_the_longest() {
     let histogram = recorded(&[0, 1, HOUR_NS]);
     histogram.record(Duration::MAX);
-    let merged = MergedLatency::of([histogram].iter()).unwrap();
+    let merged = merged(&[histogram]);
     assert_eq!(merged.count(), 4);
     assert!(is_close(
         merged.quantile_seconds(1.0),
@@ -63,7 +70,7 @@ fn the_extremes_are_counted_and_longer_values_count_as_the_longest() {
 #[test]
 fn the_sum_is_that_of_the_values_and_not_of_their_buckets() {
     let histogram = recorded(&[1_234_567; 1000]);
-    let merged = MergedLatency::of([histogram].iter()).unwrap();
+    let merged = merged(&[histogram]);
     assert!(is_close(merged.sum_seconds(), 1.234_567, 1e-12));
 }
 
@@ -77,7 +84,7 @@ fn any_latency_ns() -> impl Strategy<Value = u64> {
 proptest! {
     #[test]
     fn a_value_is_shown_within_one_per_cent(value in any_latency_ns()) {
-        let merged = MergedLatency::of([recorded(&[value])].iter()).unwrap();
+        let merged = merged(&[recorded(&[value])]);
         let shown = merged.quantile_seconds(0.5);
         prop_assert!(is_close(shown, seconds(value), 0.01), "{value} ns is shown as {shown} s");
     }
@@ -89,7 +96,7 @@ proptest! {
         let mut direct = Histogram::<u64>::new_with_bounds(1, 1 << 42, 3).unwrap();
         workers.iter().flatten().for_each(|&value| direct.record(value).unwrap());
         let histograms: Vec<_> = workers.iter().map(|values| recorded(values)).collect();
-        let merged = MergedLatency::of(histograms.iter()).unwrap();
+        let merged = merged(&histograms);
         prop_assert_eq!(merged.count(), direct.len());
         for quantile in [0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
             if !direct.is_empty() {

@@ -1,6 +1,7 @@
-//! Owns the metric block of one worker: written by that worker only, without read-modify-writes, and read by whoever scrapes.
-//! Gauges move only through guards; nothing here can set one.
+//! Owns the metric block of one worker: written by that worker only, without read-modify-writes,
+//! and read by whoever scrapes. Gauges move only through guards; nothing here can set one.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,8 @@ use super::labels::{
 pub struct WorkerMetrics {
     recorder_exists: AtomicBool,
     tallies: CachePadded<Tallies>,
-    /// One entry per node this worker connects to. Only the recorder replaces the list, when a node is new to it.
+    /// One entry per node this worker connects to. Only the recorder replaces the list, when a node
+    /// is new to it.
     pools: ArcSwap<Vec<Arc<PoolGauges>>>,
 }
 
@@ -58,7 +60,8 @@ pub enum Latency {
     Overhead,
 }
 
-/// The writing side of one worker's block; stays on the thread that claimed it. Clones are cheap and count on that thread.
+/// The writing side of one worker's block; stays on the thread that claimed it. Clones are cheap
+/// and count on that thread.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     claim: Rc<Claim>,
@@ -131,11 +134,12 @@ impl WorkerMetrics {
         Arc::default()
     }
 
-    /// The writing side, to be called on the worker's thread. `None` while a recorder or a guard of this block is alive, as
-    /// two writers would lose counts.
+    /// The writing side, to be called on the worker's thread. `None` while a recorder or a guard of
+    /// this block is alive, as two writers would lose counts.
     #[must_use]
     pub fn recorder(self: &Arc<Self>) -> Option<Recorder> {
-        // Acquire pairs with the release in `Claim::drop`: the next writer sees all its predecessor wrote.
+        // Acquire pairs with the release in `Claim::drop`: the next writer sees all its predecessor
+        // wrote.
         let taken = self.recorder_exists.swap(true, Ordering::Acquire);
         (!taken).then(|| Recorder {
             claim: Rc::new(Claim {
@@ -195,14 +199,17 @@ impl WorkerMetrics {
         self.requests_labelled(endpoint, StatusLabel::of(status))
     }
 
-    /// Connections to a node in a state.
-    #[must_use]
-    pub fn pool_connections(&self, node: &str, state: PoolState) -> u64 {
-        let pools = self.pools.load();
-        let of_node = pools.iter().filter(|gauges| *gauges.node == *node);
-        of_node
-            .map(|gauges| gauges.counts[state as usize].load())
-            .sum()
+    /// Adds this worker's connections to those of each node, by state.
+    pub(super) fn add_pool_connections(
+        &self,
+        totals: &mut HashMap<Box<str>, [u64; PoolState::COUNT]>,
+    ) {
+        for pool in self.pools.load().iter() {
+            let of_node = totals.entry(pool.node.clone()).or_default();
+            for (total, count) in of_node.iter_mut().zip(pool.counts.iter()) {
+                *total = total.wrapping_add(count.load());
+            }
+        }
     }
 
     pub(super) fn requests_labelled(&self, endpoint: EndpointLabel, status: StatusLabel) -> u64 {
@@ -283,7 +290,8 @@ impl Recorder {
             .store(misses, Ordering::Relaxed);
     }
 
-    /// Counts for connections to a node; to be kept with the pool. Making one allocates, using one does not.
+    /// Counts for connections to a node; to be kept with the pool. Making one allocates, using one
+    /// does not.
     #[must_use]
     pub fn pool(&self, node: &str) -> PoolRecorder {
         let gauges = Arc::new(PoolGauges {
@@ -292,7 +300,8 @@ impl Recorder {
         });
         let pools = &self.claim.metrics.pools;
         let known = pools.load();
-        // What only the list still holds belongs to pools that are gone, and counts nothing any more.
+        // What only the list still holds belongs to pools that are gone, and counts nothing any
+        // more.
         let in_use = known
             .iter()
             .filter(|pool| Arc::strong_count(pool) > 1)
@@ -378,6 +387,7 @@ impl Default for Requests {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "worker_tests.rs"]
 mod tests;

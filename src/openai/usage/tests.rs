@@ -116,6 +116,11 @@ fn the_word_as_a_value_is_not_the_key() {
 fn an_escaped_quote_right_before_the_key_does_not_hide_the_real_one() {
     let body = r#"{"a":"\"usage","b":"\\","usage":{"prompt_tokens":2,"total_tokens":2}}"#;
     assert_eq!(usage_of(body), Some((2, 0, 2)));
+    // No JSON, but every split of it has to agree.
+    assert_eq!(
+        usage_of(r#"\"usage"usage":{"total_tokens":4}"#),
+        Some((0, 0, 4))
+    );
 }
 
 #[test]
