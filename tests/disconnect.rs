@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
     Call, DEADLINE, Driver, RawClient, Router, RouterConfig, ScriptedNode, blackhole, chat, event,
-    eventually, eventually_within, fixed, on_both_drivers, pause, sse_head,
+    eventually, eventually_within, fixed, note, on_both_drivers, pause, sse_head,
 };
 
 const WITHIN: Duration = Duration::from_secs(1);
@@ -84,7 +84,9 @@ fn leaves_the_node(phase: &str, reach: fn(&mut Call), bytes_before: fn(&mut RawC
             let left = node.leaving(node.connection_count() - 1);
             let took = left.at.saturating_duration_since(left_at);
             assert!(took < WITHIN, "{exit:?}: the node was left after {took:?}");
-            eprintln!("{phase} {exit:?} {driver:?}: node left after {took:?}");
+            note(&format!(
+                "{phase} {exit:?} {driver:?}: node left after {took:?}"
+            ));
             eventually_within(WITHIN, "the phase is counted", || {
                 cancelled(&router, phase) == (index + 1) as f64
             });
@@ -92,7 +94,11 @@ fn leaves_the_node(phase: &str, reach: fn(&mut Call), bytes_before: fn(&mut RawC
             router.settles();
             let mut next = router.connect();
             next.send(&chat());
-            assert_eq!(next.response().status, 200, "{exit:?}: the slot is free again");
+            assert_eq!(
+                next.response().status,
+                200,
+                "{exit:?}: the slot is free again"
+            );
         }
         let failures = router.metrics().sum("llm_router_node_failures_total");
         assert_eq!(failures, 0.0, "leaving is not the node's fault");
@@ -270,7 +276,9 @@ fn a_client_that_leaves_while_the_node_is_being_connected_to_is_forgotten() {
             let took = eventually_within(WITHIN, "the phase is counted", || {
                 cancelled(&router, "connect") == expected
             });
-            eprintln!("connect {exit:?} {driver:?}: given up after {took:?}");
+            note(&format!(
+                "connect {exit:?} {driver:?}: given up after {took:?}"
+            ));
             drop(half_open);
             router.settles();
         }

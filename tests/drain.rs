@@ -10,32 +10,15 @@
 
 mod support;
 
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
-    DEADLINE, Driver, End, RawClient, Router, RouterConfig, ScriptedNode, chat, event, eventually,
+    Driver, End, Gate, RawClient, Router, RouterConfig, ScriptedNode, chat, event, eventually,
     fixed, on_both_drivers, pause, sse_head,
 };
 
 const LIST: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n";
-
-/// Holds all streams of a node until it is opened.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-
-    fn pass(&self) {
-        let open = self.0.0.lock().unwrap();
-        let _ = self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open).unwrap();
-    }
-}
 
 /// A node whose streams send one event, wait at the gate, and send nine more.
 fn gated_node() -> (ScriptedNode, Gate) {
@@ -77,7 +60,10 @@ fn fifty_streams_in_flight_lose_nothing_and_the_exit_is_clean() {
         gate.open();
         for client in &mut clients {
             for number in 1..10 {
-                assert_eq!(client.chunk().unwrap(), format!("data: {number}\n\n").as_bytes());
+                assert_eq!(
+                    client.chunk().unwrap(),
+                    format!("data: {number}\n\n").as_bytes()
+                );
             }
             assert_eq!(client.chunk(), None);
             assert_eq!(client.expect_closed(), End::Fin);
@@ -167,7 +153,11 @@ fn idle_connections_are_closed_and_the_exit_is_clean_and_soon() {
         }
         drop(idle);
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
     });
 }
 
@@ -178,7 +168,11 @@ fn with_nothing_to_do_the_exit_is_clean_and_at_once() {
         let began = Instant::now();
         router.terminate();
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
     });
 }
 
@@ -211,7 +205,11 @@ fn a_second_signal_aborts_at_once_and_the_exit_tells() {
         let began = Instant::now();
         router.terminate();
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
         client.expect_closed();
     });
 }
@@ -223,7 +221,10 @@ fn streams_beyond_the_grace_time_are_cut_and_the_exit_tells() {
         let began = Instant::now();
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
         let took = began.elapsed();
-        assert!(took > Duration::from_millis(500) && took < Duration::from_secs(2), "{took:?}");
+        assert!(
+            took > Duration::from_millis(500) && took < Duration::from_secs(2),
+            "{took:?}"
+        );
         client.expect_closed();
     });
 }
@@ -261,7 +262,9 @@ fn while_the_drain_is_announced_readiness_fails_and_requests_are_served() {
         let began = Instant::now();
         router.terminate();
         eventually("/ready says so", || {
-            router.get("/ready").is_some_and(|response| response.status == 503)
+            router
+                .get("/ready")
+                .is_some_and(|response| response.status == 503)
         });
         let response = router.get("/ready").unwrap();
         assert_eq!(
@@ -276,9 +279,16 @@ fn while_the_drain_is_announced_readiness_fails_and_requests_are_served() {
             assert!(response.head.closes());
             client.expect_closed();
         }
-        assert!(began.elapsed() < Duration::from_secs(2), "still within the announcement");
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "still within the announcement"
+        );
         eventually("new connections are refused", || is_refused(&router));
-        assert!(began.elapsed() > Duration::from_millis(1900), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() > Duration::from_millis(1900),
+            "{:?}",
+            began.elapsed()
+        );
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
     });
 }

@@ -44,7 +44,10 @@ fn expect_about(took: Duration, limit_ms: u64) {
 #[track_caller]
 fn expect_408(received: &[u8]) {
     let text = std::str::from_utf8(received).unwrap();
-    assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{text:?}");
+    assert!(
+        text.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{text:?}"
+    );
     assert!(text.contains("\r\nConnection: close\r\n"), "{text:?}");
     assert!(text.contains(r#""code":"request_timeout""#), "{text:?}");
 }
@@ -59,9 +62,17 @@ fn heads_at_their_limits_are_accepted() {
         };
         let target = corpus::target_of(8 * 1024);
         let rows: Vec<(&str, Vec<u8>, u16)> = vec![
-            ("a target of 8 KiB", format!("GET {target} HTTP/1.1\r\nHost: router\r\n\r\n").into(), 404),
+            (
+                "a target of 8 KiB",
+                format!("GET {target} HTTP/1.1\r\nHost: router\r\n\r\n").into(),
+                404,
+            ),
             ("100 fields", get("X-A: b\r\n".repeat(99)), 200),
-            ("a field of 8 KiB", get(format!("X-A: {}\r\n", "a".repeat(8 * 1024 - 5))), 200),
+            (
+                "a field of 8 KiB",
+                get(format!("X-A: {}\r\n", "a".repeat(8 * 1024 - 5))),
+                200,
+            ),
             ("a head of 32 KiB", corpus::head_of(32 * 1024), 200),
         ];
         for (id, request, status) in rows {
@@ -79,14 +90,21 @@ fn heads_at_their_limits_are_accepted() {
 fn a_large_head_of_an_inference_request_reaches_the_node_whole() {
     on_both_drivers(|driver| {
         let node = ScriptedNode::start(|call| {
-            let size = call.values("x-large").iter().map(String::len).sum::<usize>();
+            let size = call
+                .values("x-large")
+                .iter()
+                .map(String::len)
+                .sum::<usize>();
             call.send(&fixed(format!("{size} {}", call.body.len()).as_bytes()));
         });
         let router = RouterConfig::new(driver).node("n", &node).start();
         let large = format!("X-Large: {}\r\n", "a".repeat(8000)).repeat(3);
         let mut client = router.connect();
         for _ in 0..3 {
-            client.send(&with_fields(format!("{large}Content-Length: 13"), SMALL_BODY));
+            client.send(&with_fields(
+                format!("{large}Content-Length: 13"),
+                SMALL_BODY,
+            ));
             assert_eq!(client.response().text(), "24000 13");
         }
     });
@@ -106,7 +124,10 @@ fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
         assert_eq!(client.response().status, 200);
         client.send(&with_fields("Content-Length: 2049", ""));
         let response = client.response();
-        assert_eq!((response.status, response.error_code().as_str()), (413, "payload_too_large"));
+        assert_eq!(
+            (response.status, response.error_code().as_str()),
+            (413, "payload_too_large")
+        );
         client.expect_closed();
     });
 }
@@ -125,10 +146,16 @@ fn a_chunked_body_is_refused_at_the_byte_beyond_the_limit() {
         assert_eq!(client.response().status, 200);
         let before = node.received_bytes();
         client.send(&with_chunks(&up_to_the_limit));
-        assert!(client.is_silent_for(Duration::from_millis(200)), "the limit itself is fine");
+        assert!(
+            client.is_silent_for(Duration::from_millis(200)),
+            "the limit itself is fine"
+        );
         client.send(b"1\r\n ");
         let response = client.response();
-        assert_eq!((response.status, response.error_code().as_str()), (413, "payload_too_large"));
+        assert_eq!(
+            (response.status, response.error_code().as_str()),
+            (413, "payload_too_large")
+        );
         client.expect_closed();
         assert_eq!(node.received_bytes(), before);
     });
@@ -167,7 +194,10 @@ fn bodies_held_by_the_whole_process_are_limited() {
         let mut refused = router.connect();
         refused.send(&with_fields("Content-Length: 1000000", SMALL_BODY));
         let response = refused.response();
-        assert_eq!((response.status, response.error_code().as_str()), (503, "queue_full"));
+        assert_eq!(
+            (response.status, response.error_code().as_str()),
+            (503, "queue_full")
+        );
         assert_eq!(response.head.field("retry-after"), Some("1"));
         drop((holder, refused));
         router.settles();
@@ -316,7 +346,10 @@ fn a_client_that_takes_nothing_is_left_at_the_stall_limit() {
         expect_about(left.at.saturating_duration_since(began), 1000);
         router.settles();
         let metrics = router.metrics();
-        assert_eq!(metrics.value(r#"llm_router_cancelled_total{phase="stream"}"#), 1.0);
+        assert_eq!(
+            metrics.value(r#"llm_router_cancelled_total{phase="stream"}"#),
+            1.0
+        );
         assert_eq!(metrics.sum("llm_router_node_failures_total"), 0.0);
         // What it did not take is a truncated body.
         let (rest, _) = client.read_to_end();
@@ -342,7 +375,10 @@ fn a_thousand_connections_without_a_byte_are_all_closed() {
             assert_eq!(client.expect_closed(), End::Fin);
         }
         let used = router.cpu_time().saturating_sub(before);
-        assert!(used < Duration::from_millis(1000), "{used:?} of CPU time for waiting");
+        assert!(
+            used < Duration::from_millis(1000),
+            "{used:?} of CPU time for waiting"
+        );
         drop(clients);
         router.settles();
     });
@@ -351,7 +387,11 @@ fn a_thousand_connections_without_a_byte_are_all_closed() {
 #[test]
 fn more_than_max_concurrent_is_a_503_with_retry_after() {
     on_both_drivers(|driver| {
-        saturated(driver, RouterConfig::new(driver).set("load_manager.max_concurrent", 1), 10);
+        saturated(
+            driver,
+            RouterConfig::new(driver).set("load_manager.max_concurrent", 1),
+            10,
+        );
     });
 }
 
@@ -409,7 +449,9 @@ fn running_out_of_descriptors_is_survived() {
         eventually("the router serves again", || {
             RawClient::try_connect(router.address()).is_some_and(|mut client| {
                 client.send(&chat());
-                client.try_response().is_some_and(|response| response.status == 200)
+                client
+                    .try_response()
+                    .is_some_and(|response| response.status == 200)
             })
         });
         router.settles();

@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
-    Metrics, Router, RouterConfig, ScriptedNode, chat, chat_body, event, fixed, on_both_drivers, post,
-    sse_head,
+    Metrics, Router, RouterConfig, ScriptedNode, chat, chat_body, event, fixed, on_both_drivers,
+    post, sse_head,
 };
 
 /// A router with two nodes that has served a known set of requests.
@@ -50,14 +50,29 @@ fn after_known_requests(driver: support::Driver) -> (Router, [ScriptedNode; 2], 
     }
     ask(&post("/v1/embeddings", &chat_body("nickname")), 200);
     ask(&post("/v1/chat/completions", &chat_body("other")), 200);
-    ask(&post("/v1/completions", br#"{"model":"m","stream":true}"#), 200);
-    ask(&post("/v1/chat/completions", &chat_body("secret-model-name")), 404);
+    ask(
+        &post("/v1/completions", br#"{"model":"m","stream":true}"#),
+        200,
+    );
+    ask(
+        &post("/v1/chat/completions", &chat_body("secret-model-name")),
+        404,
+    );
     ask(&post("/v1/chat/completions", b"{"), 400);
-    ask(&with_fields("Content-Encoding: gzip\r\nContent-Length: 13", SMALL_BODY), 415);
+    ask(
+        &with_fields("Content-Encoding: gzip\r\nContent-Length: 13", SMALL_BODY),
+        415,
+    );
     ask(b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n", 200);
-    ask(b"GET /v1/models/secret-model-id HTTP/1.1\r\nHost: router\r\n\r\n", 404);
+    ask(
+        b"GET /v1/models/secret-model-id HTTP/1.1\r\nHost: router\r\n\r\n",
+        404,
+    );
     ask(b"GET /secret-path HTTP/1.1\r\nHost: router\r\n\r\n", 404);
-    ask(b"GET /v1/chat/completions HTTP/1.1\r\nHost: router\r\n\r\n", 405);
+    ask(
+        b"GET /v1/chat/completions HTTP/1.1\r\nHost: router\r\n\r\n",
+        405,
+    );
     drop(client);
     router.settles();
     (router, nodes, before)
@@ -69,12 +84,27 @@ fn counters_after_a_known_set_of_requests_are_exact() {
         let (router, nodes, _) = after_known_requests(driver);
         let metrics = router.metrics();
         let rows = [
-            (r#"requests_total{endpoint="chat_completions",status="200"}"#, 4.0),
+            (
+                r#"requests_total{endpoint="chat_completions",status="200"}"#,
+                4.0,
+            ),
             (r#"requests_total{endpoint="embeddings",status="200"}"#, 1.0),
-            (r#"requests_total{endpoint="completions",status="200"}"#, 1.0),
-            (r#"requests_total{endpoint="chat_completions",status="404"}"#, 1.0),
-            (r#"requests_total{endpoint="chat_completions",status="400"}"#, 1.0),
-            (r#"requests_total{endpoint="chat_completions",status="415"}"#, 1.0),
+            (
+                r#"requests_total{endpoint="completions",status="200"}"#,
+                1.0,
+            ),
+            (
+                r#"requests_total{endpoint="chat_completions",status="404"}"#,
+                1.0,
+            ),
+            (
+                r#"requests_total{endpoint="chat_completions",status="400"}"#,
+                1.0,
+            ),
+            (
+                r#"requests_total{endpoint="chat_completions",status="415"}"#,
+                1.0,
+            ),
             (r#"requests_total{endpoint="models",status="200"}"#, 1.0),
             (r#"requests_total{endpoint="models",status="404"}"#, 1.0),
             (r#"requests_total{endpoint="other",status="404"}"#, 1.0),
@@ -105,7 +135,9 @@ fn counters_after_a_known_set_of_requests_are_exact() {
         ];
         let wrong: Vec<String> = rows
             .iter()
-            .filter(|(name, expected)| metrics.get(&format!("llm_router_{name}")) != Some(*expected))
+            .filter(|(name, expected)| {
+                metrics.get(&format!("llm_router_{name}")) != Some(*expected)
+            })
             .map(|(name, expected)| {
                 let found = metrics.get(&format!("llm_router_{name}"));
                 format!("{name}: {found:?} instead of {expected}")
@@ -145,7 +177,10 @@ fn names_from_clients_never_become_labels() {
                 &chat_body(&format!("model-{number}")),
             ));
             assert_eq!(client.response().status, 404);
-            client.send(&post("/v1/completions", &chat_body(&format!("model-{number}"))));
+            client.send(&post(
+                "/v1/completions",
+                &chat_body(&format!("model-{number}")),
+            ));
             assert_eq!(client.response().status, 404);
         }
         let after = router.metrics();
@@ -194,7 +229,9 @@ fn the_page_says_what_it_is_and_needs_a_key_only_if_told_to() {
         let mut client = router.connect();
         client.send(b"GET /metrics HTTP/1.1\r\nHost: router\r\n\r\n");
         assert_eq!(client.response().status, 401);
-        client.send(b"GET /metrics HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer sk-right\r\n\r\n");
+        client.send(
+            b"GET /metrics HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer sk-right\r\n\r\n",
+        );
         let response = client.response();
         assert_eq!(response.status, 200);
         assert_eq!(
@@ -218,7 +255,10 @@ fn the_driver_in_use_is_exported() {
             .find(|name| name.starts_with("llm_router_build_info{"))
             .unwrap()
             .to_owned();
-        assert!(label.contains(&format!("io_driver=\"{}", driver.name())), "{label}");
+        assert!(
+            label.contains(&format!("io_driver=\"{}", driver.name())),
+            "{label}"
+        );
         assert!(label.contains("version=\""), "{label}");
         assert_eq!(metrics.value(&label), 1.0);
     });

@@ -92,7 +92,8 @@ impl RawClient {
 
     /// A client whose kernel holds only a little of what it does not read.
     pub fn connect_with_small_window(address: SocketAddr) -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&address.into()).unwrap();
         Self::over(socket.into())
@@ -254,14 +255,13 @@ impl RawClient {
 
     #[track_caller]
     pub fn head(&mut self) -> ResponseHead {
-        self.try_head()
-            .unwrap_or_else(|| {
-                panic!(
-                    "no response head ({:?}): {:?}",
-                    self.ended,
-                    String::from_utf8_lossy(&self.pending)
-                )
-            })
+        self.try_head().unwrap_or_else(|| {
+            panic!(
+                "no response head ({:?}): {:?}",
+                self.ended,
+                String::from_utf8_lossy(&self.pending)
+            )
+        })
     }
 
     pub fn try_head(&mut self) -> Option<ResponseHead> {
@@ -285,7 +285,9 @@ impl RawClient {
             .unwrap_or_else(|| panic!("not a status line: {status_line:?}"));
         let fields = lines
             .map(|line| {
-                let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("not a field: {line:?}"));
+                let (name, value) = line
+                    .split_once(": ")
+                    .unwrap_or_else(|| panic!("not a field: {line:?}"));
                 (name.to_owned(), value.to_owned())
             })
             .collect();
@@ -324,7 +326,10 @@ impl RawClient {
         if matches!(head.status, 100..=199 | 204 | 304) {
             return Vec::new();
         }
-        match (head.field("content-length"), head.field("transfer-encoding")) {
+        match (
+            head.field("content-length"),
+            head.field("transfer-encoding"),
+        ) {
             (Some(length), None) => self.read_exact(length.parse().unwrap()),
             (None, Some("chunked")) => {
                 let mut body = Vec::new();
@@ -342,7 +347,8 @@ impl RawClient {
     #[track_caller]
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = self.line();
-        let size = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("not a chunk size: {line:?}"));
+        let size = usize::from_str_radix(&line, 16)
+            .unwrap_or_else(|_| panic!("not a chunk size: {line:?}"));
         if size == 0 {
             assert_eq!(self.line(), "", "trailers are never passed on");
             return None;

@@ -180,7 +180,10 @@ fn chunks() -> Vec<Case> {
         sized("C06 an extension without a name", "d;\r\n"),
         sized("C09a a size line ended by LF alone", "d\n"),
         sized("C09b a size line ended by CR alone", "d\r"),
-        chunked("C11a data longer than its size", b"5\r\nabcdefg\r\n0\r\n\r\n"),
+        chunked(
+            "C11a data longer than its size",
+            b"5\r\nabcdefg\r\n0\r\n\r\n",
+        ),
         chunked("C11b data ended by LF alone", b"5\r\nabcde\n0\r\n\r\n"),
         sized("C13 a size of 17 digits", "fffffffffffffffff\r\n"),
         sized("C14 a size of 2^64", "10000000000000000\r\n"),
@@ -188,7 +191,10 @@ fn chunks() -> Vec<Case> {
         sized("C17b a size with an underscore", "d_\r\n"),
         sized("C17c a size with a word behind it", "dthese-bytes\r\n"),
         sized("C18 a negative size", "-d\r\n"),
-        chunked("C19 a request line as trailer", b"0\r\nX:POST /admin HTTP/1.1\r\n\r\n"),
+        chunked(
+            "C19 a request line as trailer",
+            b"0\r\nX:POST /admin HTTP/1.1\r\n\r\n",
+        ),
         chunked("C20 a last chunk ended by LF", b"0\n\n"),
         chunked("C21a trailers of 9 KiB", large_trailers.as_bytes()),
         chunked("C21b 33 trailers", many_trailers.as_bytes()),
@@ -220,39 +226,85 @@ fn request_lines() -> Vec<Case> {
         line("L03b a space at the end", b"GET /v1/models HTTP/1.1 "),
         line("L03c a space at the beginning", b" GET /v1/models HTTP/1.1"),
         line("L04a a version in lower case", b"GET /v1/models http/1.1"),
-        line("L04b a version with more digits", b"GET /v1/models HTTP/1.10"),
+        line(
+            "L04b a version with more digits",
+            b"GET /v1/models HTTP/1.10",
+        ),
         other(
             "L05a the preface of HTTP/2",
             505,
             "http_version_not_supported",
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         ),
-        other_line("L05b HTTP/1.2", 505, "http_version_not_supported", "GET / HTTP/1.2"),
-        other_line("L05c HTTP/0.9", 505, "http_version_not_supported", "GET / HTTP/0.9"),
+        other_line(
+            "L05b HTTP/1.2",
+            505,
+            "http_version_not_supported",
+            "GET / HTTP/1.2",
+        ),
+        other_line(
+            "L05c HTTP/0.9",
+            505,
+            "http_version_not_supported",
+            "GET / HTTP/0.9",
+        ),
         line("L07 CR within the line", b"GET /v1/\rmodels HTTP/1.1"),
-        bad("L08 LF ends the line", b"GET /v1/models HTTP/1.1\nHost: router\r\n\r\n".to_vec()),
-        line("L09a bytes above 0x7f in the target", b"GET /v1/m\xc3\xb6dels HTTP/1.1"),
+        bad(
+            "L08 LF ends the line",
+            b"GET /v1/models HTTP/1.1\nHost: router\r\n\r\n".to_vec(),
+        ),
+        line(
+            "L09a bytes above 0x7f in the target",
+            b"GET /v1/m\xc3\xb6dels HTTP/1.1",
+        ),
         line("L09b a NUL in the target", b"GET /v1/\0 HTTP/1.1"),
-        line("L09c a fragment in the target", b"GET /v1/models#a HTTP/1.1"),
+        line(
+            "L09c a fragment in the target",
+            b"GET /v1/models#a HTTP/1.1",
+        ),
         line("L09d half a percent escape", b"GET /v1/%2 HTTP/1.1"),
         line("L10 a target without a slash", b"GET v1/models HTTP/1.1"),
-        line("L12 an absolute target for another host", b"GET http://other/v1/models HTTP/1.1"),
-        other_line("L13 CONNECT", 405, "method_not_allowed", "CONNECT router:443 HTTP/1.1"),
+        line(
+            "L12 an absolute target for another host",
+            b"GET http://other/v1/models HTTP/1.1",
+        ),
+        other_line(
+            "L13 CONNECT",
+            405,
+            "method_not_allowed",
+            "CONNECT router:443 HTTP/1.1",
+        ),
         line("L14 an asterisk with GET", b"GET * HTTP/1.1"),
-        other_line("L15a a method in lower case", 501, "not_implemented", "post /v1/models HTTP/1.1"),
-        other_line("L15b TRACE", 501, "not_implemented", "TRACE /v1/models HTTP/1.1"),
+        other_line(
+            "L15a a method in lower case",
+            501,
+            "not_implemented",
+            "post /v1/models HTTP/1.1",
+        ),
+        other_line(
+            "L15b TRACE",
+            501,
+            "not_implemented",
+            "TRACE /v1/models HTTP/1.1",
+        ),
         other_line(
             "L16 a method of 17 bytes",
             501,
             "not_implemented",
             "ABCDEFGHIJKLMNOPQ /v1/models HTTP/1.1",
         ),
-        line("L21 a target at another address", b"GET http://169.254.169.254/ HTTP/1.1"),
+        line(
+            "L21 a target at another address",
+            b"GET http://169.254.169.254/ HTTP/1.1",
+        ),
         bad(
             "L22 two empty lines first",
             b"\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n".to_vec(),
         ),
-        bad("L23 TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        bad(
+            "L23 TLS",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        ),
     ]
 }
 
@@ -301,7 +353,10 @@ fn fields() -> Vec<Case> {
         field("H15 a colon alone", b":"),
         field("H16 a value without a name", b": b"),
         field("H18 a bad Connection option", b"Connection: a b"),
-        field("H19a two Authorization", b"Authorization: Bearer a\r\nAuthorization: Bearer b"),
+        field(
+            "H19a two Authorization",
+            b"Authorization: Bearer a\r\nAuthorization: Bearer b",
+        ),
         field("H19b two X-API-Key", b"X-API-Key: a\r\nX-API-Key: b"),
         bad(
             "H20 two Content-Type",
@@ -322,22 +377,37 @@ fn fields() -> Vec<Case> {
 /// Just beyond each limit of a head.
 fn limits() -> Vec<Case> {
     let too_large = "request_header_fields_too_large";
-    let get = |fields: &str| format!("GET /v1/models HTTP/1.1\r\nHost: router\r\n{fields}\r\n").into();
+    let get =
+        |fields: &str| format!("GET /v1/models HTTP/1.1\r\nHost: router\r\n{fields}\r\n").into();
     vec![
         other(
             "L17 a target of 8 KiB and one byte",
             414,
             "uri_too_long",
-            format!("GET {} HTTP/1.1\r\nHost: router\r\n\r\n", target_of(8 * 1024 + 1)).into(),
+            format!(
+                "GET {} HTTP/1.1\r\nHost: router\r\n\r\n",
+                target_of(8 * 1024 + 1)
+            )
+            .into(),
         ),
-        other("H17 101 fields", 431, too_large, get(&"X-A: b\r\n".repeat(100))),
+        other(
+            "H17 101 fields",
+            431,
+            too_large,
+            get(&"X-A: b\r\n".repeat(100)),
+        ),
         other(
             "H22 a field of 8 KiB and one byte",
             431,
             too_large,
             get(&format!("X-A: {}\r\n", "a".repeat(8 * 1024 + 1 - 5))),
         ),
-        other("H24 a head of 32 KiB and one byte", 431, too_large, head_of(32 * 1024 + 1)),
+        other(
+            "H24 a head of 32 KiB and one byte",
+            431,
+            too_large,
+            head_of(32 * 1024 + 1),
+        ),
     ]
 }
 

@@ -35,8 +35,7 @@ impl Metrics {
     /// The sample of exactly this name and labels.
     #[track_caller]
     pub fn value(&self, name: &str) -> f64 {
-        self.get(name)
-            .unwrap_or_else(|| panic!("no sample {name}"))
+        self.get(name).unwrap_or_else(|| panic!("no sample {name}"))
     }
 
     pub fn get(&self, name: &str) -> Option<f64> {

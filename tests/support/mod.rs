@@ -27,7 +27,7 @@ pub use metrics::Metrics;
 pub use node::{Call, Leaving, ScriptedNode};
 pub use payload::{Prng, chat, chat_body, event, fixed, post, sse_head};
 pub use router::{Driver, Router, RouterConfig, on_both_drivers};
-pub use wait::{DEADLINE, blackhole, eventually, eventually_within, pause};
+pub use wait::{DEADLINE, Gate, blackhole, eventually, eventually_within, note, pause};
 
 /// The model that scripted nodes serve unless a test says otherwise.
 pub const MODEL: &str = "m";

@@ -126,7 +126,9 @@ impl ScriptedNode {
     pub fn stop_listening(&self) {
         if let Some(Listening { socket, thread }) = self.listener.lock().unwrap().take() {
             // On Linux this ends a parked accept and refuses what comes.
-            socket2::SockRef::from(&socket).shutdown(Shutdown::Both).unwrap();
+            socket2::SockRef::from(&socket)
+                .shutdown(Shutdown::Both)
+                .unwrap();
             thread.join().unwrap();
         }
     }
@@ -229,8 +231,11 @@ fn serve(shared: &Arc<Shared>, stream: TcpStream) {
     };
     let stream = Arc::new(stream);
     let reader = {
-        let (shared, stream, connection) =
-            (Arc::clone(shared), Arc::clone(&stream), Arc::clone(&connection));
+        let (shared, stream, connection) = (
+            Arc::clone(shared),
+            Arc::clone(&stream),
+            Arc::clone(&connection),
+        );
         std::thread::spawn(move || connection.read_from(&stream, &shared.read_limit))
     };
     let mut call = Call {
@@ -296,7 +301,10 @@ impl Connection {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let held = self.log.lock().unwrap().bytes.len();
-            let room = limit.load(Ordering::SeqCst).saturating_sub(held).min(buffer.len());
+            let room = limit
+                .load(Ordering::SeqCst)
+                .saturating_sub(held)
+                .min(buffer.len());
             if room == 0 {
                 // Until the limit is lifted.
                 pause(Duration::from_millis(5));

@@ -106,7 +106,13 @@ impl RouterConfig {
         slots: u32,
         more: &str,
     ) -> Self {
-        self.node_at(name, &format!("http://{}", node.address()), model, slots, more)
+        self.node_at(
+            name,
+            &format!("http://{}", node.address()),
+            model,
+            slots,
+            more,
+        )
     }
 
     pub fn node_at(
@@ -188,7 +194,11 @@ impl Router {
             None => Command::new(binary),
             Some(count) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\""), binary]);
+                command.args([
+                    "-c",
+                    &format!("ulimit -n {count}; exec \"$0\" \"$@\""),
+                    binary,
+                ]);
                 command
             }
         };
@@ -232,7 +242,9 @@ impl Router {
             let announced = self.stderr.lock().unwrap().iter().find_map(|line| {
                 let (_, rest) = line.split_once("listening on ")?;
                 let end = rest
-                    .find(|character: char| !(character.is_ascii_hexdigit() || ".:[]".contains(character)))
+                    .find(|character: char| {
+                        !(character.is_ascii_hexdigit() || ".:[]".contains(character))
+                    })
                     .unwrap_or(rest.len());
                 rest[..end].parse().ok()
             });
@@ -251,7 +263,8 @@ impl Router {
 
     fn wait_until_ready(&self, node_count: usize) {
         eventually("/ready is 200", || {
-            self.get("/ready").is_some_and(|response| response.status == 200)
+            self.get("/ready")
+                .is_some_and(|response| response.status == 200)
         });
         eventually("every node is online", || {
             let metrics = self.metrics();
@@ -352,7 +365,12 @@ impl Router {
     /// User and system time used so far.
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         // USER_HZ is 100 on every Linux that runs here.
         Duration::from_millis(ticks * 10)
@@ -362,7 +380,10 @@ impl Router {
 impl Drop for Router {
     fn drop(&mut self) {
         {
-            let mut child = self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut child = self
+                .child
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -375,7 +396,10 @@ impl Drop for Router {
         if std::thread::panicking() {
             eprintln!("--- stderr of the router\n{stderr}\n---");
         } else {
-            assert!(!stderr.contains("panicked at"), "the router panicked:\n{stderr}");
+            assert!(
+                !stderr.contains("panicked at"),
+                "the router panicked:\n{stderr}"
+            );
         }
     }
 }

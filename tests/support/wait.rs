@@ -2,6 +2,7 @@
 //! which is for tests in which silence itself is the subject.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -41,6 +42,26 @@ pub fn pause(duration: Duration) {
     }
 }
 
+/// Holds everyone who passes until it is opened, at most [`DEADLINE`].
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn pass(&self) {
+        let open = self.0.0.lock().unwrap();
+        let _ = self
+            .0
+            .1
+            .wait_timeout_while(open, DEADLINE, |open| !*open)
+            .unwrap();
+    }
+}
+
 /// Occupies `address` with a listener that never accepts and has no room left, so that connecting to
 /// it neither succeeds nor fails.
 pub fn blackhole(address: SocketAddr) -> Vec<Socket> {
@@ -58,4 +79,9 @@ pub fn blackhole(address: SocketAddr) -> Vec<Socket> {
             return held;
         }
     }
+}
+
+/// Says something that is worth reading when a test fails, or with `--no-capture`.
+pub fn note(text: &str) {
+    eprintln!("{text}");
 }

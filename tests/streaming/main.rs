@@ -1,4 +1,5 @@
-//! What becomes of a node's response on its way to the client, over real sockets on both drivers.
+//! What becomes of a node's response on its way to the client, over real sockets on both drivers:
+//! here of sound ones, [`faults`] when node or client misbehave.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,14 +8,15 @@
     reason = "a test fails by panicking"
 )]
 
+mod faults;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::corpus::{SMALL_BODY, with_fields};
+use support::corpus::SMALL_BODY;
 use support::{
     Call, DEADLINE, Driver, End, Prng, Response, Router, RouterConfig, ScriptedNode, chat, event,
     eventually, fixed, on_both_drivers, pause, sse_head,
@@ -76,20 +78,32 @@ fn each_event_arrives_before_the_node_sends_the_next() {
 #[test]
 fn a_head_arrives_before_the_body_begins_in_each_framing() {
     on_both_drivers(|driver| {
-        for framing in ["Content-Length: 2\r\n", "Transfer-Encoding: chunked\r\n", ""] {
+        for framing in [
+            "Content-Length: 2\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "",
+        ] {
             let (acknowledge, acknowledged) = channel::<()>();
             let acknowledged = Mutex::new(acknowledged);
             let (_node, router) = routed(driver, move |call| {
                 call.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n").as_bytes());
                 acknowledged.lock().unwrap().recv_timeout(DEADLINE).unwrap();
-                call.send(if framing.starts_with('T') { b"2\r\nok\r\n0\r\n\r\n" } else { b"ok" });
+                call.send(if framing.starts_with('T') {
+                    b"2\r\nok\r\n0\r\n\r\n"
+                } else {
+                    b"ok"
+                });
                 call.close();
             });
             let mut client = router.connect();
             client.send(&chat());
             assert_eq!(client.head().status, 200);
             acknowledge.send(()).unwrap();
-            let rest: &[u8] = if framing.starts_with('C') { b"ok" } else { b"2\r\nok\r\n0\r\n\r\n" };
+            let rest: &[u8] = if framing.starts_with('C') {
+                b"ok"
+            } else {
+                b"2\r\nok\r\n0\r\n\r\n"
+            };
             assert_eq!(client.read_exact(rest.len()), rest);
         }
     });
@@ -137,7 +151,10 @@ fn bodies_in_each_framing_arrive_byte_for_byte() {
                     .as_bytes(),
                 );
                 let body = client.response().body;
-                assert!(body == Prng::new(size as u64).bytes(size), "{framing}{size}");
+                assert!(
+                    body == Prng::new(size as u64).bytes(size),
+                    "{framing}{size}"
+                );
             }
         }
     });
@@ -147,7 +164,8 @@ fn bodies_in_each_framing_arrive_byte_for_byte() {
 fn a_response_in_single_bytes_arrives_whole() {
     on_both_drivers(|driver| {
         // U25: events with each kind of line end, a comment and several data lines.
-        let events = "data: a\n\ndata: b\r\n\r\n: comment\rdata: c\r\rdata: d\ndata: e\n\ndata: [DONE]\n\n";
+        let events =
+            "data: a\n\ndata: b\r\n\r\n: comment\rdata: c\r\rdata: d\ndata: e\n\ndata: [DONE]\n\n";
         let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
              {:x}\r\n{events}\r\n0\r\n\r\n",
@@ -194,226 +212,13 @@ fn an_http_10_client_gets_the_payload_until_the_end() {
         });
         let mut client = router.connect();
         client.send(
-            format!("POST /v1/completions HTTP/1.0\r\nContent-Length: 13\r\n\r\n{SMALL_BODY}").as_bytes(),
+            format!("POST /v1/completions HTTP/1.0\r\nContent-Length: 13\r\n\r\n{SMALL_BODY}")
+                .as_bytes(),
         );
         let head = client.head();
         assert_eq!(head.field("transfer-encoding"), None);
         assert!(head.closes());
         assert_eq!(client.read_to_end(), (b"hello world".to_vec(), End::Fin));
-    });
-}
-
-#[test]
-fn an_http_10_client_sees_a_reset_where_a_stream_was_cut() {
-    on_both_drivers(|driver| {
-        let (go_on, wait) = channel::<()>();
-        let wait = Mutex::new(wait);
-        let (_node, router) = routed(driver, move |call| {
-            call.send(format!("{CHUNKED}5\r\nhello\r\n").as_bytes());
-            wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
-            call.close();
-        });
-        let mut client = router.connect();
-        client.send(
-            format!("POST /v1/completions HTTP/1.0\r\nContent-Length: 13\r\n\r\n{SMALL_BODY}").as_bytes(),
-        );
-        client.head();
-        assert_eq!(client.read_exact(5), b"hello");
-        go_on.send(()).unwrap();
-        assert_eq!(client.expect_closed(), End::Reset);
-    });
-}
-
-#[test]
-fn a_client_that_does_not_read_stops_the_node_and_not_the_memory() {
-    const TOTAL: usize = 100 << 20;
-    on_both_drivers(|driver| {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&taken);
-        let (_node, router) = routed(driver, move |call| {
-            call.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n").as_bytes());
-            let block = vec![b'x'; 1 << 20];
-            for _ in 0..TOTAL / block.len() {
-                if !call.send(&block) {
-                    return;
-                }
-                seen.fetch_add(block.len(), Ordering::SeqCst);
-            }
-        });
-        let before = router.resident_bytes();
-        let mut client = support::RawClient::connect_with_small_window(router.address());
-        client.send(&chat());
-        client.head();
-        // The node is stopped as soon as what it was allowed to send stops growing.
-        let mut last = usize::MAX;
-        eventually("the node is stopped", || {
-            pause(Duration::from_millis(200));
-            let now = taken.load(Ordering::SeqCst);
-            std::mem::replace(&mut last, now) == now
-        });
-        assert!(last < TOTAL / 2, "{last} bytes were taken for a client that reads none");
-        let grown = router.resident_bytes().saturating_sub(before);
-        assert!(grown < 1 << 20, "memory grew by {grown} bytes");
-        // And it goes on where it stopped.
-        let more = client.read_exact(2 << 20);
-        assert!(more.iter().all(|byte| *byte == b'x'));
-        eventually("the node goes on", || taken.load(Ordering::SeqCst) > last);
-    });
-}
-
-#[test]
-fn a_slow_client_is_not_mistaken_for_a_silent_node() {
-    on_both_drivers(|driver| {
-        const TOTAL: usize = 24 << 20;
-        let node = ScriptedNode::answering(fixed(&vec![b'x'; TOTAL]));
-        let router = RouterConfig::new(driver)
-            .set("proxy.stream_idle_timeout_secs", 1)
-            .set("proxy.request_timeout_secs", 1)
-            .node("n", &node)
-            .start();
-        let mut client = support::RawClient::connect_with_small_window(router.address());
-        client.send(&chat());
-        client.head();
-        // Longer than the node may be silent, shorter than the client may stall.
-        pause(Duration::from_millis(2500));
-        let mut left = TOTAL;
-        while left > 0 {
-            let some = client.read_some();
-            assert!(!some.is_empty(), "{left} of {TOTAL} bytes missing");
-            left -= some.len();
-        }
-        assert_eq!(router.metrics().sum("llm_router_node_failures_total"), 0.0);
-    });
-}
-
-/// A node that dies after `count` events; the client sees exactly those and a visible cut.
-fn dies_after_events(count: usize, by_reset: bool) {
-    on_both_drivers(|driver| {
-        let (go_on, wait) = channel::<()>();
-        let wait = Mutex::new(wait);
-        let (_node, router) = routed(driver, move |call| {
-            call.send(sse_head());
-            for number in 0..count {
-                call.send(&event(&number.to_string()));
-            }
-            // A reset overtakes bytes that were not received yet.
-            wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
-            if by_reset {
-                call.reset();
-            } else {
-                call.close();
-            }
-        });
-        let mut client = router.connect();
-        client.send(&chat());
-        assert_eq!(client.head().status, 200);
-        for number in 0..count {
-            assert_eq!(client.chunk().unwrap(), format!("data: {number}\n\n").as_bytes());
-        }
-        go_on.send(()).unwrap();
-        client.expect_closed();
-        let reason = r#"llm_router_node_failures_total{node="n",reason="closed_mid_response"}"#;
-        assert_eq!(router.metrics().value(reason), 1.0);
-        router.settles();
-    });
-}
-
-#[test]
-fn a_node_that_closes_after_no_event_leaves_a_cut_stream() {
-    dies_after_events(0, false);
-}
-
-#[test]
-fn a_node_that_closes_after_nine_events_leaves_a_cut_stream() {
-    dies_after_events(9, false);
-}
-
-#[test]
-fn a_node_that_resets_after_no_event_leaves_a_cut_stream() {
-    dies_after_events(0, true);
-}
-
-#[test]
-fn a_node_that_resets_after_nine_events_leaves_a_cut_stream() {
-    dies_after_events(9, true);
-}
-
-#[test]
-fn a_response_shorter_than_its_length_is_cut_visibly() {
-    on_both_drivers(|driver| {
-        let (_node, router) = routed(driver, |call| {
-            call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
-            call.close();
-        });
-        let mut client = router.connect();
-        client.send(&chat());
-        assert_eq!(client.head().field("content-length"), Some("10"));
-        assert_eq!(client.read_to_end().0, b"hello");
-    });
-}
-
-#[test]
-fn a_close_delimited_body_that_ends_in_a_reset_has_no_last_chunk() {
-    on_both_drivers(|driver| {
-        let (go_on, wait) = channel::<()>();
-        let wait = Mutex::new(wait);
-        let (_node, router) = routed(driver, move |call| {
-            call.send(b"HTTP/1.1 200 OK\r\n\r\nhello");
-            wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
-            call.reset();
-        });
-        let mut client = router.connect();
-        client.send(&chat());
-        client.head();
-        assert_eq!(client.chunk().unwrap(), b"hello");
-        go_on.send(()).unwrap();
-        client.expect_closed();
-    });
-}
-
-#[test]
-fn a_bad_chunk_cuts_the_stream_where_it_stands() {
-    on_both_drivers(|driver| {
-        for bad in ["5x\r\nworld\r\n0\r\n\r\n", "5\r\nworldX\r\n", "\r\n", "0\r\nbad trailer\r\n\r\n"] {
-            let (_node, router) = routed(driver, move |call| {
-                call.send(format!("{CHUNKED}5\r\nhello\r\n{bad}").as_bytes());
-            });
-            let mut client = router.connect();
-            client.send(&chat());
-            client.head();
-            let (received, _) = client.read_to_end();
-            let received = String::from_utf8(received).unwrap();
-            assert!(received.starts_with("5\r\nhello\r\n"), "{bad:?}: {received:?}");
-            assert!(!received.ends_with("0\r\n\r\n"), "{bad:?}: {received:?}");
-            let reason = r#"llm_router_node_failures_total{node="n",reason="bad_response"}"#;
-            assert_eq!(router.metrics().value(reason), 1.0, "{bad:?}");
-        }
-    });
-}
-
-#[test]
-fn a_stream_that_falls_silent_is_cut_at_the_limit() {
-    on_both_drivers(|driver| {
-        let node = ScriptedNode::start(|call| {
-            call.send(sse_head());
-            call.send(&event("1"));
-            call.wait_left();
-        });
-        let router = RouterConfig::new(driver)
-            .set("proxy.stream_idle_timeout_secs", 1)
-            .node("n", &node)
-            .start();
-        let mut client = router.connect();
-        client.send(&chat());
-        client.head();
-        client.chunk();
-        let began = Instant::now();
-        client.expect_closed();
-        let took = began.elapsed();
-        assert!(took > Duration::from_millis(900) && took < Duration::from_secs(2), "{took:?}");
-        let reason = r#"llm_router_node_failures_total{node="n",reason="stream_timeout"}"#;
-        assert_eq!(router.metrics().value(reason), 1.0);
-        node.leaving(0);
     });
 }
 
@@ -451,7 +256,9 @@ fn token_usage_is_counted_in_passing() {
                 call.send(&fixed(usage.as_bytes()));
             } else {
                 call.send(sse_head());
-                call.send(&event(r#"{"choices":[{"delta":{"content":"a"}}],"usage":null}"#));
+                call.send(&event(
+                    r#"{"choices":[{"delta":{"content":"a"}}],"usage":null}"#,
+                ));
                 call.send(&event(usage));
                 call.send(&event("[DONE]"));
                 call.send(b"0\r\n\r\n");
@@ -463,63 +270,13 @@ fn token_usage_is_counted_in_passing() {
             client.response();
             let metrics = router.metrics();
             let tokens = |kind: &str| {
-                metrics.value(&format!(r#"llm_router_tokens_total{{model="m",kind="{kind}"}}"#))
+                metrics.value(&format!(
+                    r#"llm_router_tokens_total{{model="m",kind="{kind}"}}"#
+                ))
             };
             assert_eq!(tokens("prompt"), f64::from(request * 11));
             assert_eq!(tokens("completion"), f64::from(request * 7));
         }
-    });
-}
-
-#[test]
-fn responses_that_are_not_http_1_are_a_502() {
-    let long_field = format!("HTTP/1.1 200 OK\r\nX-A: {}\r\n\r\n", "a".repeat(9000));
-    let nine_interim = "HTTP/1.1 103 Early\r\n\r\n".repeat(9) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let many_fields = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-A: b\r\n".repeat(101));
-    let rows: Vec<(&str, &str)> = vec![
-        ("U01 length and coding", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("U02 two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"),
-        ("U03 coding in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("U04 an unknown coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nx"),
-        ("U05a HTP", "HTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("U05b two digits", "HTTP/1.1 20\r\nContent-Length: 0\r\n\r\n"),
-        ("U05c four digits", "HTTP/1.1 1000 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("U05d HTTP/5.6", "HTTP/5.6 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("U05e a tab", "HTTP/1.1\t200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("U05f status 600", "HTTP/1.1 600 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("U06 a signed length", "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok"),
-        ("U07 a folded field", "HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 0\r\n\r\n"),
-        ("U08 LF line ends", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
-        ("U09 nine interim responses", &nine_interim),
-        ("U10 switching protocols", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
-        ("U12 a field of 9000 bytes", &long_field),
-        ("U14 101 fields", &many_fields),
-        ("U16 the end within the head", "HTTP/1.1 200 OK\r\nContent-Le"),
-        ("not HTTP", "SSH-2.0-OpenSSH_9.6\r\n"),
-    ];
-    on_both_drivers(|driver| {
-        let answers: Vec<String> = rows.iter().map(|(_, bytes)| (*bytes).to_owned()).collect();
-        let (_node, router) = routed(driver, move |call| {
-            let row: usize = call.field("x-row").unwrap().parse().unwrap();
-            call.send(answers[row].as_bytes());
-            call.close();
-        });
-        for (row, (id, _)) in rows.iter().enumerate() {
-            let mut client = router.connect();
-            client.send(&with_fields(
-                format!("X-Row: {row}\r\nContent-Length: 13"),
-                SMALL_BODY,
-            ));
-            let response = client.response();
-            assert_eq!(response.status, 502, "{id}");
-            assert_eq!(
-                response.text(),
-                r#"{"error":{"message":"The node sent an invalid response","type":"bad_gateway","code":"bad_node_response"}}"#,
-                "{id}"
-            );
-        }
-        let reason = r#"llm_router_node_failures_total{node="n",reason="bad_response"}"#;
-        assert_eq!(router.metrics().value(reason), rows.len() as f64);
     });
 }
 
@@ -539,7 +296,10 @@ fn a_node_s_own_error_passes_unchanged() {
     on_both_drivers(|driver| {
         for (status, body) in [
             ("500 Internal Server Error", "<html>oops</html>"),
-            ("429 Too Many Requests", r#"{"error":{"message":"slow down"}}"#),
+            (
+                "429 Too Many Requests",
+                r#"{"error":{"message":"slow down"}}"#,
+            ),
             ("404 Not Found", ""),
         ] {
             let bytes = format!(
@@ -573,7 +333,11 @@ fn responses_without_a_body_end_with_their_head() {
             assert_eq!((response.status, response.text()), (status, ""));
             assert_eq!(response.head.field("transfer-encoding"), None);
         }
-        assert_eq!(node.connection_count(), 1, "one connection served all three");
+        assert_eq!(
+            node.connection_count(),
+            1,
+            "one connection served all three"
+        );
     });
 }
 
@@ -585,8 +349,18 @@ fn is_not_reused(driver: Driver, bytes: &'static [u8], body: &str) {
     let mut client = router.connect();
     for request in 1..=3 {
         client.send(&chat());
-        assert_eq!(client.response().text(), body, "{:?}", String::from_utf8_lossy(bytes));
-        assert_eq!(node.connection_count(), request, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(
+            client.response().text(),
+            body,
+            "{:?}",
+            String::from_utf8_lossy(bytes)
+        );
+        assert_eq!(
+            node.connection_count(),
+            request,
+            "{:?}",
+            String::from_utf8_lossy(bytes)
+        );
     }
 }
 
@@ -601,14 +375,22 @@ fn a_connection_with_bytes_behind_a_response_is_not_reused() {
             is_not_reused(driver, bytes, "ok");
         }
         is_not_reused(driver, b"HTTP/1.1 204 No Content\r\n\r\nevil", "");
-        is_not_reused(driver, b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", "");
+        is_not_reused(
+            driver,
+            b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n",
+            "",
+        );
         is_not_reused(driver, b"HTTP/1.1 304 Not Modified\r\n\r\nevil", "");
         is_not_reused(
             driver,
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
             "ok",
         );
-        is_not_reused(driver, b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "ok");
+        is_not_reused(
+            driver,
+            b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "ok",
+        );
     });
 }
 
@@ -663,7 +445,9 @@ fn an_answer_that_comes_before_the_request_was_read_is_forwarded() {
 fn an_html_page_with_status_200_passes_and_counts_by_its_status() {
     on_both_drivers(|driver| {
         let page = "<html>Bad Gateway</html>";
-        let bytes = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 24\r\n\r\n{page}");
+        let bytes = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 24\r\n\r\n{page}"
+        );
         let (_node, router) = routed(driver, move |call| {
             call.send(bytes.as_bytes());
         });
@@ -671,6 +455,8 @@ fn an_html_page_with_status_200_passes_and_counts_by_its_status() {
         client.send(&chat());
         assert_eq!(client.response().text(), page);
         let counted = r#"llm_router_requests_total{endpoint="chat_completions",status="200"}"#;
-        eventually("the request is counted", || router.metrics().get(counted) == Some(1.0));
+        eventually("the request is counted", || {
+            router.metrics().get(counted) == Some(1.0)
+        });
     });
 }
