@@ -59,12 +59,12 @@ fn cancelled(router: &Router, phase: &str) -> f64 {
 /// and then waits to be left; the node must be free for the next client.
 fn leaves_the_node(phase: &str, reach: fn(&mut Call), bytes_before: fn(&mut RawClient)) {
     on_both_drivers(|driver| {
-        let (reached, arrival) = channel::<()>();
-        let reached: Mutex<Sender<()>> = Mutex::new(reached);
+        let (reached, arrival) = channel();
+        let reached: Mutex<Sender<usize>> = Mutex::new(reached);
         let node = ScriptedNode::start(move |call| {
             if call.field("x-stay").is_some() {
                 reach(call);
-                reached.lock().unwrap().send(()).unwrap();
+                reached.lock().unwrap().send(call.connection_index).unwrap();
                 call.wait_left();
                 call.close();
             } else {
@@ -77,11 +77,11 @@ fn leaves_the_node(phase: &str, reach: fn(&mut Call), bytes_before: fn(&mut RawC
         for (index, exit) in EXITS.into_iter().enumerate() {
             let mut client = router.connect();
             client.send(&with_fields("X-Stay: 1\r\nContent-Length: 13", SMALL_BODY));
-            arrival.recv_timeout(DEADLINE).unwrap();
+            let connection = arrival.recv_timeout(DEADLINE).unwrap();
             bytes_before(&mut client);
             let left_at = Instant::now();
             let half_open = exit.leave(client);
-            let left = node.leaving(node.connection_count() - 1);
+            let left = node.leaving(connection);
             let took = left.at.saturating_duration_since(left_at);
             assert!(took < WITHIN, "{exit:?}: the node was left after {took:?}");
             note(&format!(
