@@ -143,7 +143,7 @@ impl Event<'_> {
             }),
             Part::Closing(0) => {
                 self.write_chunk(out, COMPLETION, |out| {
-                    put(out, &[b"\"text\":\"\"", FINISHED])
+                    put(out, &[b"\"text\":\"\"", FINISHED]);
                 });
             }
             Part::Closing(index) => self.write_chunk_end(out, COMPLETION, *index),
