@@ -1,16 +1,104 @@
 //! One OpenAI-compatible address in front of many inference nodes.
+//!
+//! Each core runs its own io_uring runtime with its own connections, pools and SO_REUSEPORT listener.
+//! The cores share an arc-swapped snapshot of nodes, models and keys, and a few lock-free counters.
+//! Response bodies pass through without being copied in user space.
+//!
+//! # Where to begin
+//!
+//! [`proxy`] holds the data plane; its `exchange` is the whole way of a request, readable in a minute:
+//!
+//! ```text
+//! accept ─ read head ─ route ─ authenticate ─ read body ─ peek model ─ admit ─ choose node + take slot
+//!        ─ pooled or fresh connection ─ send ─ read response head ─ relay body
+//!        ─ give slot and connection back ─ record ─ next request
+//! ```
+//!
+//! # Map
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | the typed configuration: defaults, file, environment, command line; all problems at once |
+//! | [`http1`] | HTTP/1.1 as bytes ↔ types; the only place that decides a body's length |
+//! | [`sse`] | server-sent events as bytes ↔ events |
+//! | [`openai`] | routes, what a body says about its model, error and model-list bodies, token usage |
+//! | [`auth`] | API keys as digests, the key file |
+//! | [`admission`] | router-wide counters and limits |
+//! | [`nodes`] | the node table, exact slots, the selection policy, health |
+//! | [`upstream`] | a worker's connections to nodes |
+//! | [`telemetry`] | metric blocks, exposition, access records, the lifecycle log |
+//! | [`runtime`] | the boundary to monoio: drivers, sockets, buffers, deadlines, tasks, mailboxes |
+//! | [`proxy`] | the data plane |
+//! | [`server`] | worker threads, listeners, signals, drain |
+//! | [`control`] | the control thread: probes, name resolution, the key file, snapshots |
+//! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
+//!
+//! ```text
+//! main (cli) ─► server, control, mock ─► proxy ─► upstream ─► nodes, admission, auth, openai, sse,
+//!                                                             http1, telemetry, runtime
+//! ```
+//!
+//! # Threads
+//!
+//! | thread | runs | may block |
+//! |---|---|---|
+//! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
+//! | control | probes nodes (on helper threads), follows the key file, judges failing nodes, publishes snapshots | yes |
+//! | access-log | writes access records from a bounded queue, if they are on | yes |
+//! | main | waits for signals, drains | yes |
+//!
+//! Workers share exactly: the snapshots behind `ArcSwap`; cache-line padded atomics (requests in
+//! flight, slots and failures per node); metric blocks, each with one writer; mailboxes to be woken by.
+//!
+//! # Architecture invariants
+//!
+//! * **Sans-I/O at the core.** `http1`, `sse`, `openai`, `admission`, `nodes` and `auth::key` take plain
+//!   data and give plain data: no I/O, no clock, no monoio. Their tests need no socket.
+//! * **monoio is named in `runtime` and `server` only**, `unsafe` in `runtime` only, metric names in
+//!   `telemetry::names` only; error responses are built in `proxy::respond` only. `tests/structure.rs`
+//!   checks all of it, and that the arrows above have no cycle.
+//! * **A read of a live connection is never dropped**, because io_uring loses its bytes. A pending read
+//!   lives in its [`runtime::Reader`] beside the socket; whoever waits for it may stop waiting.
+//!   `tests/cancel_unsafe.rs` shows why.
+//! * **A standing read on the client** while the node works notices a hang-up at once, and is the next
+//!   request's first read: it costs nothing. A standing read on each idle upstream connection notices a
+//!   node that closed it or sent stray bytes, and is the next response's first read.
+//! * **Deadlines shut sockets down instead of cancelling**; the parked operation completes by itself.
+//! * **Every count that goes up is a guard**: slots, permits, reservations, gauges come down in `Drop`,
+//!   also when an exchange panics, which ends that exchange and nothing else.
+//! * **Requests are buffered, responses are streamed.** The model name may stand at a body's end, and a
+//!   retry needs the bytes. At most two buffers of a response are held, so a slow client slows its node.
+//! * **Workers never change a node's state.** They count failures; the control thread judges.
+//!
+//! # Decisions that differ from a first sketch
+//!
+//! * A request goes out with one `send`, not one `writev`: the head for the node is written into the room
+//!   in front of the received body, where the client's head was. The same on the way back: the client's
+//!   head goes in front of the body in the receive buffer. The body is not copied either way.
+//! * Workers are woken through a Unix socket pair, not an eventfd: monoio reads sockets on both of its
+//!   drivers, plain descriptors only on io_uring. A flag keeps at most one byte under way.
+//! * A chunked response passes on as the chunks it came in, checked byte by byte; extensions and
+//!   trailers are left out. A body that ends with its connection is re-framed in place as chunks, so the
+//!   client's connection lives on and a truncation shows.
+//! * A half-closed client counts as gone. Most clients that close their sending side mean it, and a slot
+//!   must not be held for nobody (RFC 9112 section 9.6 leaves the choice).
+
+pub mod config;
+
+pub mod auth;
+pub mod http1;
+pub mod openai;
+pub mod sse;
 
 pub mod admission;
-pub mod auth;
-pub mod config;
-pub mod control;
-pub mod http1;
-pub mod mock;
 pub mod nodes;
-pub mod openai;
-pub mod proxy;
-pub mod runtime;
-pub mod server;
-pub mod sse;
 pub mod telemetry;
+
+pub mod runtime;
 pub mod upstream;
+
+pub mod proxy;
+
+pub mod control;
+pub mod mock;
+pub mod server;

@@ -1,1 +1,245 @@
-//! tests
+//! Tests of the router-wide limits and of the budget of buffered bytes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn limits(max_concurrent: u32, max_waiting: u32) -> AdmissionLimits {
+    AdmissionLimits {
+        max_concurrent,
+        max_waiting,
+        warning_threshold: 0.5,
+        overload_threshold: 0.8,
+    }
+}
+
+fn admission(max_concurrent: u32, max_waiting: u32) -> LocalAdmission {
+    LocalAdmission::new(Arc::new(Admission::new(limits(
+        max_concurrent,
+        max_waiting,
+    ))))
+}
+
+#[test]
+fn requests_enter_up_to_the_limit_and_again_when_one_has_left() {
+    let admission = admission(2, 100);
+    let first = admission.try_enter().unwrap();
+    let second = admission.try_enter().unwrap();
+    assert!(admission.try_enter().is_none());
+    drop(first);
+    let third = admission.try_enter().unwrap();
+    assert_eq!(
+        admission.shared().in_flight(),
+        Occupancy { count: 2, limit: 2 }
+    );
+    drop((second, third));
+    assert_eq!(admission.shared().in_flight().count, 0);
+}
+
+#[test]
+fn a_permit_comes_back_when_its_exchange_panics() {
+    let admission = admission(1, 100);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let _permit = admission.try_enter().unwrap();
+        panic!("an exchange fails");
+    }));
+    assert!(outcome.is_err());
+    assert_eq!(admission.shared().in_flight().count, 0);
+    assert!(admission.try_enter().is_some());
+}
+
+#[test]
+fn the_state_follows_the_ratio_of_waiting_requests() {
+    let admission = admission(1, 100);
+    let mut places = Vec::new();
+    let mut seen = Vec::new();
+    while let Some(place) = admission.try_wait() {
+        places.push(place);
+        seen.push(admission.shared().backpressure());
+    }
+    // Below 0.5 normal, below 0.8 warning; the 80th waiting request makes it overloaded, so there is no 81st.
+    assert_eq!(places.len(), 80);
+    assert!(
+        seen[..49]
+            .iter()
+            .all(|state| *state == Backpressure::Normal)
+    );
+    assert!(
+        seen[49..79]
+            .iter()
+            .all(|state| *state == Backpressure::Warning)
+    );
+    assert_eq!(seen[79], Backpressure::Overloaded);
+    places.pop();
+    assert_eq!(admission.shared().backpressure(), Backpressure::Warning);
+    assert!(admission.try_wait().is_some());
+    places.clear();
+    assert_eq!(admission.shared().waiting(), 0);
+    assert_eq!(admission.shared().backpressure(), Backpressure::Normal);
+}
+
+#[test]
+fn a_threshold_written_in_decimal_is_met_exactly() {
+    let limits = AdmissionLimits {
+        warning_threshold: 0.07,
+        ..limits(1, 100)
+    };
+    assert_eq!(limits.backpressure(6), Backpressure::Normal);
+    assert_eq!(limits.backpressure(7), Backpressure::Warning);
+}
+
+#[test]
+fn a_queue_of_one_is_overloaded_by_one() {
+    let admission = admission(1, 1);
+    let place = admission.try_wait();
+    assert!(place.is_some());
+    assert_eq!(admission.shared().backpressure(), Backpressure::Overloaded);
+    assert!(admission.try_wait().is_none());
+}
+
+proptest! {
+    #[test]
+    fn waiting_is_refused_exactly_while_overloaded(
+        max_waiting in 1_u32..=1000,
+        warning in 0.0_f64..0.9,
+        gap in 0.001_f64..1.0,
+    ) {
+        let overload_threshold = (warning + gap).min(1.0);
+        let limits = AdmissionLimits {
+            max_concurrent: 1,
+            max_waiting,
+            warning_threshold: warning,
+            overload_threshold,
+        };
+        let admission = LocalAdmission::new(Arc::new(Admission::new(limits)));
+        let mut places = Vec::new();
+        while admission.shared().backpressure() != Backpressure::Overloaded {
+            let place = admission.try_wait();
+            prop_assert!(place.is_some(), "refused at {} while not overloaded", places.len());
+            places.push(place);
+        }
+        prop_assert!(admission.try_wait().is_none());
+        prop_assert!(places.len() <= max_waiting as usize);
+    }
+}
+
+#[test]
+fn threads_never_hold_more_units_than_the_limit_while_it_changes() {
+    const LIMIT_MAX: u32 = 7;
+    let counter = LimitedCounter::new(LIMIT_MAX);
+    let (holders, taken) = (AtomicU32::new(0), AtomicU64::new(0));
+    let start = Barrier::new(5);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..20_000 {
+                    if counter.try_take() {
+                        let now = holders.fetch_add(1, Ordering::SeqCst) + 1;
+                        assert!(now <= LIMIT_MAX, "{now} holders");
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        counter.release();
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            start.wait();
+            for round in 0..20_000 {
+                counter.set_limit(round % (LIMIT_MAX + 1));
+            }
+            counter.set_limit(LIMIT_MAX);
+        });
+    });
+    assert_eq!(
+        counter.load(),
+        Occupancy {
+            count: 0,
+            limit: LIMIT_MAX
+        }
+    );
+    assert!(taken.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
+fn a_lowered_limit_lets_holders_finish_and_admits_nobody_before_they_have() {
+    let counter = LimitedCounter::new(3);
+    assert!(counter.try_take() && counter.try_take() && counter.try_take());
+    counter.set_limit(1);
+    assert!(!counter.try_take());
+    counter.release();
+    counter.release();
+    assert_eq!(counter.load(), Occupancy { count: 1, limit: 1 });
+    assert!(!counter.try_take());
+    counter.release();
+    assert!(counter.try_take());
+}
+
+#[test]
+fn a_counter_at_the_largest_limit_keeps_its_halves_apart() {
+    let counter = LimitedCounter::new(u32::MAX);
+    assert!(counter.try_take());
+    assert_eq!(
+        counter.load(),
+        Occupancy {
+            count: 1,
+            limit: u32::MAX
+        }
+    );
+    counter.release();
+    counter.set_limit(0);
+    assert!(!counter.try_take());
+    assert_eq!(counter.load(), Occupancy { count: 0, limit: 0 });
+}
+
+#[test]
+fn bodies_reserve_up_to_the_budget_and_give_everything_back() {
+    let budget = LocalBudget::new(Arc::new(BufferBudget::new(1000)));
+    let mut first = budget.try_reserve(600).unwrap();
+    assert!(budget.try_reserve(401).is_none());
+    let second = budget.try_reserve(300).unwrap();
+    assert!(!first.try_grow(101), "grew beyond the budget");
+    assert_eq!(first.bytes(), 600);
+    assert!(first.try_grow(100));
+    assert_eq!(budget.shared().reserved_bytes(), 1000);
+    first.shrink_to(50);
+    first.shrink_to(900);
+    assert_eq!((first.bytes(), budget.shared().reserved_bytes()), (50, 350));
+    drop((first, second));
+    assert_eq!(budget.shared().reserved_bytes(), 0);
+}
+
+#[test]
+fn a_length_near_the_largest_integer_does_not_wrap_the_budget() {
+    let budget = LocalBudget::new(Arc::new(BufferBudget::new(u64::MAX - 1)));
+    let held = budget.try_reserve(10).unwrap();
+    assert!(budget.try_reserve(u64::MAX).is_none());
+    assert!(budget.try_reserve(u64::MAX - 10).is_none());
+    drop(held);
+    assert_eq!(budget.shared().reserved_bytes(), 0);
+}
+
+#[test]
+fn threads_never_reserve_more_bytes_than_the_budget() {
+    let shared = Arc::new(BufferBudget::new(1000));
+    thread::scope(|scope| {
+        for step in 1..=4_u64 {
+            let shared = Arc::clone(&shared);
+            scope.spawn(move || {
+                let budget = LocalBudget::new(shared);
+                for round in 0..10_000 {
+                    let held = budget.try_reserve((round * step) % 700);
+                    assert!(budget.shared().reserved_bytes() <= 1000);
+                    drop(held);
+                }
+            });
+        }
+    });
+    assert_eq!(shared.reserved_bytes(), 0);
+}

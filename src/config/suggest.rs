@@ -2,8 +2,9 @@
 
 /// The candidate an operator most likely meant, if any is near.
 ///
-/// A name that only stands in the wrong section wins; after that, the smallest edit distance, up to
-/// a third of the name.
+/// A name that only stands in the wrong section wins; then one of the same section that contains
+/// it, such as `timeout_secs` for `timeout`; then the smallest edit distance, up to a third of the
+/// name.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str> + Clone,
@@ -17,6 +18,12 @@ pub(super) fn nearest<'a>(
     {
         return Some(elsewhere);
     }
+    if let Some(longer) = candidates
+        .clone()
+        .find(|candidate| completes(candidate, name))
+    {
+        return Some(longer);
+    }
     candidates
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= (name.len() / 3).min(DISTANCE_MAX))
@@ -26,6 +33,15 @@ pub(super) fn nearest<'a>(
 
 fn leaf(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
+}
+
+fn completes(candidate: &str, name: &str) -> bool {
+    match (candidate.split_once('.'), name.split_once('.')) {
+        (Some((section, longer)), Some((same, part))) => {
+            section == same && part.len() >= COMPLETED_BYTES_MIN && longer.contains(part)
+        }
+        _ => false,
+    }
 }
 
 /// Levenshtein's distance over bytes, one row at a time.
@@ -47,6 +63,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 const NAME_BYTES_MAX: usize = 128;
 const DISTANCE_MAX: usize = 4;
+const COMPLETED_BYTES_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -87,6 +104,15 @@ mod tests {
             Some("queue.max_size")
         );
         assert_eq!(nearest("port", PATHS.into_iter()), Some("server.port"));
+    }
+
+    #[test]
+    fn a_shortened_name_suggests_the_whole_one() {
+        assert_eq!(
+            nearest("queue.size", PATHS.into_iter()),
+            Some("queue.max_size")
+        );
+        assert_eq!(nearest("queue.ma", PATHS.into_iter()), None);
     }
 
     #[test]

@@ -1,1 +1,84 @@
-//! (not yet written)
+//! The control thread: everything about nodes and keys that may block, so that no worker ever does.
+//!
+//! It probes nodes, resolves their names, judges failures the workers report, re-reads the key file,
+//! and publishes each result as one new snapshot. It is never on the way of a request: workers only
+//! ever read what it published last.
+
+mod keys;
+mod nodes;
+mod probe;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+
+use crate::nodes::NodeId;
+use crate::proxy::Shared;
+use crate::runtime::clock;
+use crate::telemetry::{ProcessSample, log};
+
+use nodes::Nodes;
+
+pub use keys::{KeyFile, load_keys};
+
+/// Starts the control thread. It ends with the process, or when the workers' end of `failing` is gone.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub fn start(shared: Arc<Shared>, key_file: KeyFile, failing: Receiver<NodeId>) -> io::Result<()> {
+    let probers = probe::start(PROBERS)?;
+    let thread = thread::Builder::new().name("control".to_owned());
+    thread
+        .spawn(move || run(&shared, key_file, &failing, probers))
+        .map(drop)
+}
+
+fn run(
+    shared: &Shared,
+    mut key_file: KeyFile,
+    failing: &Receiver<NodeId>,
+    probers: probe::Probers,
+) {
+    let origin = Instant::now();
+    let mut nodes = Nodes::new(&shared.config, Arc::clone(&shared.directory));
+    let mut housekeeping_at = Duration::ZERO;
+    loop {
+        nodes.request_probes(&probers, origin.elapsed());
+        let wait = nodes.next_probe_in(origin.elapsed()).min(HOUSEKEEPING);
+        select! {
+            recv(failing) -> node => match node {
+                Ok(node) => nodes.failures_reached(node, origin.elapsed()),
+                Err(_) => return,
+            },
+            recv(probers.outcomes()) -> outcome => match outcome {
+                Ok(outcome) => nodes.probed(outcome, origin.elapsed()),
+                Err(_) => return,
+            },
+            default(wait) => {}
+        }
+        if origin.elapsed() >= housekeeping_at {
+            housekeeping_at = origin.elapsed() + HOUSEKEEPING;
+            key_file.follow(&shared.keys);
+            publish_process(shared);
+        }
+    }
+}
+
+fn publish_process(shared: &Shared) {
+    shared
+        .unix_secs
+        .store(clock::unix_secs(), Ordering::Relaxed);
+    match ProcessSample::read() {
+        Ok(sample) => shared.process.store(Some(Arc::new(sample))),
+        Err(error) => log::debug(format_args!("cannot read the process state: {error}")),
+    }
+}
+
+/// Probes under way at once: dead nodes that take the whole time limit must not hold up the others.
+const PROBERS: usize = 8;
+/// How often the key file is looked at: revocation is effective within a second (spec section 9).
+const HOUSEKEEPING: Duration = Duration::from_millis(500);

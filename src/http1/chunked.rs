@@ -162,7 +162,7 @@ impl ChunkedDecoder {
         while let Some(rest @ [_, ..]) = input.get(step.consumed..) {
             let piece = match self.decode(rest) {
                 Ok(piece) => piece,
-                Err(_) if !step.forward.is_empty() => break,
+                Err(_) if step.consumed > 0 => break,
                 Err(error) => return Err(error),
             };
             let piece_start = step.consumed;

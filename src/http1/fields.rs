@@ -26,7 +26,7 @@ pub struct FieldIter<'a> {
 #[derive(Clone)]
 pub struct EndToEndFields<'a> {
     fields: FieldIter<'a>,
-    forwards: fn(&str) -> bool,
+    forwards: fn(&[u8]) -> bool,
     connection: ConnectionOptions<'a>,
 }
 
@@ -97,18 +97,25 @@ impl<'a> IntoIterator for Fields<'a> {
     }
 }
 
-impl<'a> Iterator for FieldIter<'a> {
-    type Item = (&'a str, &'a [u8]);
-
+impl<'a> FieldIter<'a> {
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_line(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let line_end = memchr::memchr(b'\n', self.rest)?;
         let (line, rest) = self.rest.split_at_checked(line_end.checked_add(1)?)?;
         self.rest = rest;
         let line = line.strip_suffix(b"\r\n")?;
         let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
-        let value = value.strip_prefix(b":")?;
-        Some((std::str::from_utf8(name).ok()?, trim_ows(value)))
+        Some((name, trim_ows(value.strip_prefix(b":")?)))
+    }
+}
+
+impl<'a> Iterator for FieldIter<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = self.next_line()?;
+        Some((std::str::from_utf8(name).ok()?, value))
     }
 }
 
@@ -118,7 +125,7 @@ impl<'a> EndToEndFields<'a> {
     pub(super) const fn toward_node(fields: Fields<'a>, connection: ConnectionOptions<'a>) -> Self {
         Self {
             fields: fields.iter(),
-            forwards: forwards_to_node,
+            forwards: travels_to_node,
             connection,
         }
     }
@@ -129,7 +136,7 @@ impl<'a> EndToEndFields<'a> {
     ) -> Self {
         Self {
             fields: fields.iter(),
-            forwards: forwards_to_client,
+            forwards: travels_to_client,
             connection,
         }
     }
@@ -139,9 +146,12 @@ impl<'a> Iterator for EndToEndFields<'a> {
     type Item = (&'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (forwards, connection) = (self.forwards, &self.connection);
-        self.fields
-            .find(|(name, _)| forwards(name) && !connection.lists_field(name))
+        loop {
+            let (name, value) = self.fields.next_line()?;
+            if (self.forwards)(name) && !self.connection.lists_field(name) {
+                return Some((std::str::from_utf8(name).ok()?, value));
+            }
+        }
     }
 }
 
@@ -180,10 +190,10 @@ impl<'a> ConnectionOptions<'a> {
 
     /// Whether `name` was declared hop-by-hop.
     #[inline]
-    fn lists_field(&self, name: &str) -> bool {
+    fn lists_field(&self, name: &[u8]) -> bool {
         self.lists.iter().take(self.list_count).any(|list| {
             list.split(|&byte| byte == b',')
-                .any(|option| trim_ows(option).eq_ignore_ascii_case(name.as_bytes()))
+                .any(|option| trim_ows(option).eq_ignore_ascii_case(name))
         })
     }
 }
@@ -202,10 +212,10 @@ impl Name {
             12 if is("x-request-id") => Self::RequestId,
             13 if is("authorization") => Self::Authorization,
             14 if is("content-length") => Self::ContentLength,
-            14 if folded_eq(name, "content-length") => Self::FramingLookalike,
+            14 if folded_eq(name.as_bytes(), b"content-length") => Self::FramingLookalike,
             16 if is("content-encoding") => Self::ContentEncoding,
             17 if is("transfer-encoding") => Self::TransferEncoding,
-            17 if folded_eq(name, "transfer-encoding") => Self::FramingLookalike,
+            17 if folded_eq(name.as_bytes(), b"transfer-encoding") => Self::FramingLookalike,
             _ => Self::Other,
         }
     }
@@ -218,27 +228,7 @@ impl Name {
 /// so `X_Forwarded_For` would speak for a field that only we may set.
 #[must_use]
 pub fn forwards_to_node(name: &str) -> bool {
-    let dropped: &[&str] = match name.len() {
-        2 => &["te"],
-        4 => &["host"],
-        6 => &["cookie", "expect"],
-        7 => &["trailer", "upgrade"],
-        9 => &["x-api-key", "forwarded"],
-        10 => &["connection", "keep-alive"],
-        12 => &["x-request-id"],
-        13 => &["authorization"],
-        14 => &["content-length", "http2-settings"],
-        16 => &["proxy-connection"],
-        17 => &["transfer-encoding"],
-        18 => &["proxy-authenticate"],
-        19 => &["proxy-authorization"],
-        _ => &[],
-    };
-    !dropped.iter().any(|known| folded_eq(name, known))
-        && !["x-stainless-", "x-forwarded-"].iter().any(|prefix| {
-            name.split_at_checked(prefix.len())
-                .is_some_and(|(start, _)| folded_eq(start, prefix))
-        })
+    travels_to_node(name.as_bytes())
 }
 
 /// Whether a response field of this name goes on to the client (spec section 3): all but
@@ -246,32 +236,67 @@ pub fn forwards_to_node(name: &str) -> bool {
 /// Connection are a matter of the head: [`super::ResponseHead::end_to_end_fields`] applies both.
 #[must_use]
 pub fn forwards_to_client(name: &str) -> bool {
-    let dropped: &[&str] = match name.len() {
-        2 => &["te"],
-        7 => &["trailer", "upgrade"],
-        10 => &["connection", "keep-alive"],
-        12 => &["x-request-id"],
-        14 => &["content-length", "x-backpressure"],
-        16 => &["proxy-connection", "x-queue-position", "x-estimated-wait"],
-        17 => &["transfer-encoding"],
-        18 => &["proxy-authenticate"],
-        25 => &["proxy-authentication-info"],
+    travels_to_client(name.as_bytes())
+}
+
+fn travels_to_node(name: &[u8]) -> bool {
+    let dropped: &[&[u8]] = match name.len() {
+        2 => &[b"te"],
+        4 => &[b"host"],
+        6 => &[b"cookie", b"expect"],
+        7 => &[b"trailer", b"upgrade"],
+        9 => &[b"x-api-key", b"forwarded"],
+        10 => &[b"connection", b"keep-alive"],
+        12 => &[b"x-request-id"],
+        13 => &[b"authorization"],
+        14 => &[b"content-length", b"http2-settings"],
+        16 => &[b"proxy-connection"],
+        17 => &[b"transfer-encoding"],
+        18 => &[b"proxy-authenticate"],
+        19 => &[b"proxy-authorization"],
+        _ => &[],
+    };
+    let is_dropped = dropped.iter().any(|known| folded_eq(name, known));
+    let is_of_dropped_family = matches!(name, [b'x' | b'X', ..])
+        && DROPPED_PREFIXES.iter().any(|prefix| {
+            name.get(..prefix.len())
+                .is_some_and(|start| folded_eq(start, prefix))
+        });
+    !is_dropped && !is_of_dropped_family
+}
+
+fn travels_to_client(name: &[u8]) -> bool {
+    let dropped: &[&[u8]] = match name.len() {
+        2 => &[b"te"],
+        7 => &[b"trailer", b"upgrade"],
+        10 => &[b"connection", b"keep-alive"],
+        12 => &[b"x-request-id"],
+        14 => &[b"content-length", b"x-backpressure"],
+        16 => &[
+            b"proxy-connection",
+            b"x-queue-position",
+            b"x-estimated-wait",
+        ],
+        17 => &[b"transfer-encoding"],
+        18 => &[b"proxy-authenticate"],
+        25 => &[b"proxy-authentication-info"],
         _ => &[],
     };
     !dropped.iter().any(|known| folded_eq(name, known))
 }
 
 /// Equality without regard to case, with `_` equal to `-`. `known` is in lower case without `_`.
-fn folded_eq(name: &str, known: &str) -> bool {
+#[inline]
+fn folded_eq(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
-        && name
-            .bytes()
-            .zip(known.bytes())
-            .all(|(byte, expected)| match byte {
-                b'_' => expected == b'-',
-                _ => byte.to_ascii_lowercase() == expected,
-            })
+        && name.iter().zip(known).all(|(byte, expected)| match byte {
+            b'_' => *expected == b'-',
+            _ => byte.to_ascii_lowercase() == *expected,
+        })
 }
+
+/// What client libraries say about themselves, and what only we may say about the client.
+const DROPPED_PREFIXES: [&[u8]; 2] = [b"x-stainless-", b"x-forwarded-"];
 
 /// Connection fields that list others; more is nothing an honest peer sends, and the bounds keep
 /// the work per field constant.

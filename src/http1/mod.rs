@@ -33,6 +33,12 @@ mod verdict;
 mod write;
 
 #[cfg(test)]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::string_slice,
+    reason = "a test that panics has failed, which is its purpose"
+)]
 mod tests;
 
 pub use chunked::{CHUNK_END, CHUNK_SIZE_LINE_BYTES_MAX, LAST_CHUNK, Passing};

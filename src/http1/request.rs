@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 
 use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
 use super::framing::{BodyLength, Framing};
-use super::scan::{HeadLimits, HeadScan, StartLine, check_request_line_prefix};
+use super::grammar::TOKEN;
+use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
 use super::target::{Target, is_valid_host};
 use super::verdict::{self, Reject};
 use super::{Parsed, Version};
@@ -29,7 +30,7 @@ pub enum Method {
 }
 
 /// A valid request head. Every slice borrows from the bytes that were parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: Method,
@@ -78,20 +79,15 @@ pub fn parse_request<'a>(
     limits: &HeadLimits,
 ) -> Result<Parsed<RequestHead<'a>>, Reject> {
     if scan.is_fresh()
-        && let Ok((head, bytes)) = read_whole(bytes, limits)
+        && let Ok(parsed) = read_whole(bytes, limits)
     {
-        return Ok(Parsed::Complete { head, bytes });
+        return Ok(parsed);
     }
-    let Some(bytes_consumed) = scan.advance(bytes, limits, &REQUEST_LINE)? else {
+    let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
-    let (head, bytes) = read_whole(bytes.get(..bytes_consumed).unwrap_or(bytes), limits)?;
-    debug_assert_eq!(
-        bytes, bytes_consumed,
-        "scan and parser agree about the end of a head"
-    );
-    Ok(Parsed::Complete { head, bytes })
+    read_whole(bytes.get(..bytes_consumed).unwrap_or(bytes), limits)
 }
 
 impl Method {
@@ -148,14 +144,27 @@ impl<'a> RequestHead<'a> {
     }
 }
 
+impl std::fmt::Debug for RequestHead<'_> {
+    /// Field values and the query stay out: they may be credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("version", &self.version)
+            .field("body", &self.body)
+            .field("keep_alive", &self.keep_alive)
+            .field("expect_continue", &self.expect_continue)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Reads a head that is whole in `bytes`, at least as strictly as the line scan. An error only
 /// means "not accepted here"; it is the verdict if the scan has nothing to say about the bytes.
-fn read_whole<'a>(
-    bytes: &'a [u8],
-    limits: &HeadLimits,
-) -> Result<(RequestHead<'a>, usize), Reject> {
+fn read_whole<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Parsed<RequestHead<'a>>, Reject> {
     let bytes = bytes.get(..limits.head_bytes_max).unwrap_or(bytes);
     let head = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let empty_line_bytes = bytes.len().saturating_sub(head.len());
     // httparse skips any number of empty lines, however they end.
     if let [b'\r' | b'\n', ..] = head {
         return Err(verdict::MALFORMED_HEAD);
@@ -179,7 +188,8 @@ fn read_whole<'a>(
     if method.len() > limits.method_bytes_max || target.len() > limits.target_bytes_max {
         return Err(verdict::MALFORMED_HEAD);
     }
-    let fields = super::scan::strict_field_block(head, limits).ok_or(verdict::MALFORMED_HEAD)?;
+    let fields =
+        strict_field_block(head, parsed.headers.len(), limits).ok_or(verdict::MALFORMED_HEAD)?;
     let method = Method::parse(method)?;
     let target = Target::parse(method, target)?;
     let version = if minor_version == 0 {
@@ -191,17 +201,11 @@ fn read_whole<'a>(
     for header in &*parsed.headers {
         walk.field(header.name, header.value)?;
     }
-    let consumed = bytes
-        .len()
-        .min(head_bytes.saturating_add(leading_bytes(bytes)));
-    Ok((
-        walk.finish(method, target, version, Fields::new(fields))?,
-        consumed,
-    ))
-}
-
-fn leading_bytes(bytes: &[u8]) -> usize {
-    if bytes.starts_with(b"\r\n") { 2 } else { 0 }
+    let head = walk.finish(method, target, version, Fields::new(fields))?;
+    Ok(Parsed::Complete {
+        head,
+        bytes: empty_line_bytes.saturating_add(head_bytes),
+    })
 }
 
 /// Collects what the fields mean, in one pass.
@@ -332,7 +336,7 @@ fn effective_host<'a>(
 
 /// `method SP request-target SP HTTP-version` (RFC 9112 section 3), without the CRLF. The version
 /// is judged first, so that an HTTP/2 preface is told about its version.
-fn check_request_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
+fn check_request_line(line: &[u8]) -> Result<(), Reject> {
     let mut parts = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -352,7 +356,34 @@ fn check_request_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
     Target::parse(method, target).map(drop)
 }
 
-const REQUEST_LINE: StartLine = StartLine {
+/// The verdicts on a request line that need not wait for its end. Method and target are bounded
+/// separately, so a target of exactly the limit fits behind any method.
+fn check_request_line_prefix(raw: &[u8], limits: &HeadLimits) -> Result<(), Reject> {
+    let method_bytes = raw
+        .iter()
+        .take(limits.method_bytes_max.saturating_add(1))
+        .take_while(|&&byte| TOKEN.contains(byte))
+        .count();
+    if method_bytes > limits.method_bytes_max {
+        return Err(verdict::METHOD_UNKNOWN);
+    }
+    let target = match raw.get(method_bytes..) {
+        None | Some([]) => return Ok(()),
+        Some([b' ', target @ ..]) if method_bytes > 0 => target,
+        Some(_) => return Err(verdict::REQUEST_LINE),
+    };
+    if let Some(longest) = target.get(..=limits.target_bytes_max)
+        && memchr::memchr2(b' ', b'\r', longest).is_none()
+    {
+        return Err(verdict::URI_TOO_LONG);
+    }
+    if line_bytes_min(raw) > limits.request_line_bytes_max() {
+        return Err(verdict::URI_TOO_LONG);
+    }
+    Ok(())
+}
+
+const START_LINE: StartLine = StartLine {
     empty_line_allowed: true,
     check_prefix: check_request_line_prefix,
     check: check_request_line,

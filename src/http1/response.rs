@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
 use super::framing::{Framing, ResponseBody};
+use super::grammar::is_field_value_byte;
 use super::request::Method;
 use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
 use super::verdict::{self, BadResponse, Reject};
@@ -51,21 +52,16 @@ pub fn parse_response<'a>(
     limits: &HeadLimits,
 ) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
     if scan.is_fresh()
-        && let Ok((head, bytes)) = read_whole(bytes, request_method, limits)
+        && let Ok(parsed) = read_whole(bytes, request_method, limits)
     {
-        return Ok(Parsed::Complete { head, bytes });
+        return Ok(parsed);
     }
-    let Some(bytes_consumed) = scan.advance(bytes, limits, &STATUS_LINE)? else {
+    let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
     let whole = bytes.get(..bytes_consumed).unwrap_or(bytes);
-    let (head, bytes) = read_whole(whole, request_method, limits)?;
-    debug_assert_eq!(
-        bytes, bytes_consumed,
-        "scan and parser agree about the end of a head"
-    );
-    Ok(Parsed::Complete { head, bytes })
+    Ok(read_whole(whole, request_method, limits)?)
 }
 
 impl<'a> ResponseHead<'a> {
@@ -83,7 +79,7 @@ fn read_whole<'a>(
     bytes: &'a [u8],
     request_method: Method,
     limits: &HeadLimits,
-) -> Result<(ResponseHead<'a>, usize), Reject> {
+) -> Result<Parsed<ResponseHead<'a>>, Reject> {
     let bytes = bytes.get(..limits.head_bytes_max).unwrap_or(bytes);
     let mut storage = [const { MaybeUninit::uninit() }; HeadLimits::FIELD_COUNT_CAPACITY];
     let storage = storage
@@ -97,7 +93,8 @@ fn read_whole<'a>(
         return Err(verdict::MALFORMED_HEAD);
     };
     let head = bytes.get(..head_bytes).ok_or(verdict::MALFORMED_HEAD)?;
-    let fields = strict_field_block(head, limits).ok_or(verdict::MALFORMED_HEAD)?;
+    let fields =
+        strict_field_block(head, parsed.headers.len(), limits).ok_or(verdict::MALFORMED_HEAD)?;
     let (version, status) = parse_status_line(head.get(..STATUS_LINE_BYTES_MIN).unwrap_or(head))?;
     let status_line_bytes = head.len().saturating_sub(fields.len()).saturating_sub(4);
     if status_line_bytes > limits.field_bytes_max {
@@ -134,17 +131,17 @@ fn read_whole<'a>(
         fields: Fields::new(fields),
         connection,
     };
-    Ok((head, head_bytes))
+    Ok(Parsed::Complete {
+        head,
+        bytes: head_bytes,
+    })
 }
 
 /// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112 section 4), without the CRLF.
-fn check_status_line(line: &[u8], _limits: &HeadLimits) -> Result<(), Reject> {
+fn check_status_line(line: &[u8]) -> Result<(), Reject> {
     parse_status_line(line)?;
     let reason_phrase = line.get(STATUS_LINE_BYTES_MIN..).unwrap_or_default();
-    if reason_phrase
-        .iter()
-        .all(|&byte| super::grammar::is_field_value_byte(byte))
-    {
+    if reason_phrase.iter().all(|&byte| is_field_value_byte(byte)) {
         Ok(())
     } else {
         Err(verdict::STATUS_LINE)
@@ -187,7 +184,7 @@ fn check_status_line_prefix(raw: &[u8], limits: &HeadLimits) -> Result<(), Rejec
     Ok(())
 }
 
-const STATUS_LINE: StartLine = StartLine {
+const START_LINE: StartLine = StartLine {
     empty_line_allowed: false,
     check_prefix: check_status_line_prefix,
     check: check_status_line,

@@ -55,7 +55,7 @@ pub(super) struct StartLine {
     /// here must hold for every continuation of `raw`.
     pub(super) check_prefix: fn(raw: &[u8], limits: &HeadLimits) -> Result<(), Reject>,
     /// Judges the complete start line without its CRLF.
-    pub(super) check: fn(line: &[u8], limits: &HeadLimits) -> Result<(), Reject>,
+    pub(super) check: fn(line: &[u8]) -> Result<(), Reject>,
 }
 
 impl HeadLimits {
@@ -72,7 +72,7 @@ impl HeadLimits {
     };
 
     /// Bytes of a request line with the longest method and target: two spaces and `HTTP/1.1`.
-    const fn request_line_bytes_max(&self) -> usize {
+    pub(super) const fn request_line_bytes_max(&self) -> usize {
         self.method_bytes_max
             .saturating_add(self.target_bytes_max)
             .saturating_add(10)
@@ -148,7 +148,7 @@ impl HeadScan {
             }
             Stage::StartAfterEmptyLine if raw == b"\r" => return Err(verdict::EMPTY_LINES),
             Stage::Start | Stage::StartAfterEmptyLine => {
-                (start_line.check)(line.ok_or(verdict::BARE_LF)?, limits)?;
+                (start_line.check)(line.ok_or(verdict::BARE_LF)?)?;
                 self.stage = Stage::Fields;
             }
             Stage::Fields if raw == b"\r" => return Ok(true),
@@ -187,33 +187,6 @@ pub(super) fn line_bytes_min(raw: &[u8]) -> usize {
     raw.strip_suffix(b"\r").unwrap_or(raw).len()
 }
 
-/// The verdicts on a request line that need not wait for its end. Method and target are bounded
-/// separately, so a target of exactly the limit fits behind any method.
-pub(super) fn check_request_line_prefix(raw: &[u8], limits: &HeadLimits) -> Result<(), Reject> {
-    let method_bytes = raw
-        .iter()
-        .take(limits.method_bytes_max.saturating_add(1))
-        .take_while(|&&byte| TOKEN.contains(byte))
-        .count();
-    if method_bytes > limits.method_bytes_max {
-        return Err(verdict::METHOD_UNKNOWN);
-    }
-    let target = match raw.get(method_bytes..) {
-        None | Some([]) => return Ok(()),
-        Some([b' ', target @ ..]) if method_bytes > 0 => target,
-        Some(_) => return Err(verdict::REQUEST_LINE),
-    };
-    if let Some(longest) = target.get(..=limits.target_bytes_max)
-        && memchr::memchr2(b' ', b'\r', longest).is_none()
-    {
-        return Err(verdict::URI_TOO_LONG);
-    }
-    if line_bytes_min(raw) > limits.request_line_bytes_max() {
-        return Err(verdict::URI_TOO_LONG);
-    }
-    Ok(())
-}
-
 /// `field-name ":" OWS field-value OWS` (RFC 9112 section 5), without the CRLF.
 fn check_field_line(line: &[u8]) -> Result<(), Reject> {
     if let [b' ' | b'\t', ..] = line {
@@ -233,18 +206,28 @@ fn check_field_line(line: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The field lines of a whole head that `httparse` accepted, or `None` where it was too lenient:
-/// a line not ended by CRLF, or a field beyond the limit.
-pub(super) fn strict_field_block<'a>(head: &'a [u8], limits: &HeadLimits) -> Option<&'a [u8]> {
-    let mut first_line_end = None;
-    let mut line_start = 0_usize;
-    for line_end in memchr::memchr_iter(b'\n', head) {
-        let line = head.get(line_start..line_end)?.strip_suffix(b"\r")?;
-        if first_line_end.is_some() && line.len() > limits.field_bytes_max {
-            return None;
-        }
-        line_start = line_end.saturating_add(1);
-        first_line_end = first_line_end.or(Some(line_start));
+/// The field lines of a whole head that `httparse` accepted with `field_count` fields, or `None`
+/// where it was too lenient: a line not ended by CRLF, or a line beyond its limit.
+pub(super) fn strict_field_block<'a>(
+    head: &'a [u8],
+    field_count: usize,
+    limits: &HeadLimits,
+) -> Option<&'a [u8]> {
+    // `httparse` refuses a CR without LF but takes a LF without CR, so each of its lines (start
+    // line, fields, empty line) ends with CRLF if there are as many CRs.
+    let line_count = field_count.saturating_add(2);
+    if memchr::memchr_iter(b'\r', head).count() != line_count {
+        return None;
     }
-    head.get(first_line_end?..)?.strip_suffix(b"\r\n")
+    let (_, rest) = head.split_at_checked(memchr::memchr(b'\n', head)?.saturating_add(1))?;
+    let block = rest.strip_suffix(b"\r\n")?;
+    let may_exceed = block.len() > limits.field_bytes_max;
+    if may_exceed
+        && block
+            .split(|&byte| byte == b'\n')
+            .any(|line| line_bytes_min(line) > limits.field_bytes_max)
+    {
+        return None;
+    }
+    Some(block)
 }

@@ -147,9 +147,11 @@ fn is_last_online(table: &NodeTable, node: &Node) -> bool {
         })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "simulation.rs"]
 mod simulation;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "board_tests.rs"]
 mod tests;

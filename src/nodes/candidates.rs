@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::live::NodeState;
+use super::live::{NodeLive, NodeState};
 use super::policy::{self, Load};
 use super::table::{Model, ModelStats, Node, NodeDirectory, NodeId, NodeTable};
 
@@ -74,6 +74,9 @@ pub struct ResolvedModel {
 #[derive(Debug)]
 struct WorkerNode {
     node: Arc<Node>,
+    /// The node's own, within one step instead of two: the choice looks at every node's.
+    live: Arc<NodeLive>,
+    weight: u32,
     chosen_at: Cell<u64>,
 }
 
@@ -194,6 +197,8 @@ impl Candidates {
             };
             let known = WorkerNode {
                 node: Arc::clone(node),
+                live: Arc::clone(&node.live),
+                weight: node.weight,
                 chosen_at: Cell::new(chosen_at),
             };
             nodes.insert(node.id, Rc::new(known));
@@ -276,8 +281,8 @@ impl ResolvedModel {
     pub fn slot_count(&self) -> u64 {
         self.nodes
             .iter()
-            .filter(|known| known.node.live.state() == NodeState::Online)
-            .map(|known| u64::from(known.node.live.slots().limit))
+            .filter(|known| known.live.state() == NodeState::Online)
+            .map(|known| u64::from(known.live.slots().limit))
             .sum()
     }
 
@@ -314,7 +319,7 @@ impl ResolvedModel {
     }
 
     fn take(&self, known: &Rc<WorkerNode>) -> Option<Slot> {
-        known.node.live.try_take_slot().then(|| {
+        known.live.try_take_slot().then(|| {
             self.clock.set(self.clock.get() + 1);
             known.chosen_at.set(self.clock.get());
             Slot {
@@ -327,14 +332,14 @@ impl ResolvedModel {
 impl WorkerNode {
     /// What the policy is to know; `None` unless the node is online.
     fn online_load(&self) -> Option<Load> {
-        if self.node.live.state() != NodeState::Online {
+        if self.live.state() != NodeState::Online {
             return None;
         }
-        let slots = self.node.live.slots();
+        let slots = self.live.slots();
         Some(Load {
             in_flight: slots.count,
             max_concurrency: slots.limit,
-            weight: self.node.weight,
+            weight: self.weight,
             chosen_at: self.chosen_at.get(),
         })
     }
@@ -350,13 +355,14 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.node.node.live.release_slot();
+        self.node.live.release_slot();
     }
 }
 
 /// Losing this many races in a row means that slots are taken faster than they can be compared.
 const CHOICE_ROUNDS: usize = 8;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "candidates_tests.rs"]
 mod tests;

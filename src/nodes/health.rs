@@ -224,6 +224,7 @@ pub const EJECTION_MAX: Duration = Duration::from_secs(60);
 /// How much an ejection is shortened at most.
 pub const EJECTION_JITTER_PER_MILLE: u32 = 100;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "health_tests.rs"]
 mod tests;

@@ -16,38 +16,58 @@ pub struct Load {
 /// The key of the node with the fewest requests in flight relative to `max_concurrency` × `weight`; among equals the one
 /// chosen longest ago. `None` if no node has a free slot.
 ///
-/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some nodes when that number
-/// keeps changing, this gives equal nodes equal shares in any order of arrivals. One pass, no allocation.
+/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some nodes when that number keeps
+/// changing. One pass, no allocation.
 pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
-    let mut best: Option<(K, Load)> = None;
+    let mut chosen = None;
+    // Stands for an infinite ratio, so every node with a free slot precedes it.
+    let mut least = Ratio {
+        in_flight: 1,
+        capacity: 0,
+    };
+    let mut least_chosen_at = u64::MAX;
     for (key, load) in loads {
         if load.in_flight >= load.max_concurrency {
             continue;
         }
-        let better = match &best {
-            Some((_, least)) => load.precedes(least),
-            None => true,
-        };
-        if better {
-            best = Some((key, load));
+        let ratio = load.ratio();
+        let (own, others) = ratio.cross_multiplied(least);
+        if own < others || (own == others && load.chosen_at < least_chosen_at) {
+            chosen = Some(key);
+            least = ratio;
+            least_chosen_at = load.chosen_at;
         }
     }
-    best.map(|(key, _)| key)
+    chosen
+}
+
+/// `in_flight` ÷ `capacity`.
+#[derive(Clone, Copy)]
+struct Ratio {
+    in_flight: u32,
+    capacity: u64,
 }
 
 impl Load {
-    /// Whether this node is to be preferred. Ratios are compared by cross multiplication: exact, and 32 + 64 bits fit.
-    fn precedes(&self, other: &Self) -> bool {
-        let own = u128::from(self.in_flight) * u128::from(other.capacity());
-        let others = u128::from(other.in_flight) * u128::from(self.capacity());
-        own < others || (own == others && self.chosen_at < other.chosen_at)
-    }
-
-    fn capacity(&self) -> u64 {
-        u64::from(self.max_concurrency) * u64::from(self.weight.max(1))
+    fn ratio(&self) -> Ratio {
+        let weight = u64::from(self.weight.max(1));
+        Ratio {
+            in_flight: self.in_flight,
+            capacity: u64::from(self.max_concurrency) * weight,
+        }
     }
 }
 
-#[cfg(all(test, not(loom)))]
+impl Ratio {
+    /// Two numbers that compare as the two ratios do: exact, and 32 + 64 bits fit.
+    fn cross_multiplied(self, other: Self) -> (u128, u128) {
+        let own = u128::from(self.in_flight) * u128::from(other.capacity);
+        let others = u128::from(other.in_flight) * u128::from(self.capacity);
+        (own, others)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "policy_tests.rs"]
 mod tests;

@@ -398,6 +398,7 @@ fn same_places(before: &[SocketAddr], now: &[SocketAddr]) -> bool {
     before.len() == now.len() && now.iter().all(|address| before.contains(address))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "table_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -51,7 +51,7 @@ pub(super) async fn answer(
             let table = worker.node_table();
             models::write_list(
                 &mut body,
-                table.available_names().into_iter(),
+                table.available_names(),
                 worker.shared.started_unix_secs,
             );
             JSON

@@ -42,6 +42,8 @@ pub(super) async fn relay(
         mut received,
         is_reusable,
     } = answer;
+    // The head is here: from now on only silence of the node is limited, while it is waited for.
+    upstream.stream.deadline.clear();
     trace.responding(head.status, head.is_event_stream);
     let mut passage = Passage::new(head.body, request.is_http10());
     let keep_alive = request.keep_alive && !worker.is_draining();
@@ -54,7 +56,12 @@ pub(super) async fn relay(
     loop {
         let digest = passage.digest(received.filled());
         match digest.progress {
-            Progress::More => node.arm(),
+            Progress::More => {
+                if lines.is_some() {
+                    node.acknowledge_head();
+                }
+                node.arm();
+            }
             Progress::Finished { has_excess } => {
                 trace.node_done(passage.usage());
                 node.finish(worker, has_excess);
@@ -161,6 +168,14 @@ impl NodeSide {
         }
     }
 
+    /// The body will come in further pieces: nothing may hold the next one up.
+    fn acknowledge_head(&self) {
+        if let Some((upstream, _)) = &self.open {
+            // Only a matter of speed.
+            let _ = upstream.stream.writer.acknowledge_now();
+        }
+    }
+
     fn reader(&mut self) -> Option<&mut Reader> {
         self.open
             .as_mut()
@@ -193,6 +208,7 @@ impl NodeSide {
             .deadline
             .set(worker.shared.config.proxy.stream_idle_timeout);
         let (received, buf) = client.inlet.watch(upstream.stream.reader.finish()).await?;
+        upstream.stream.deadline.clear();
         Ok(match received {
             Ok(1..) => Ok(buf),
             _ if upstream.stream.deadline.expired() => Err(NodeEnd::Silent),

@@ -6,7 +6,7 @@ use http::StatusCode;
 use crate::http1::{self, HeadWriter};
 use crate::openai::ApiError;
 use crate::runtime::Buf;
-use crate::telemetry::RejectionReason;
+use crate::telemetry::{EndpointLabel, RejectionReason};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -32,6 +32,9 @@ impl From<http1::Reject> for ApiError {
 /// connection ends.
 pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &ApiError) -> After {
     worker.metrics.rejected(RejectionReason::BadRequest);
+    worker
+        .metrics
+        .request(EndpointLabel::Other, error.status.as_u16());
     let id = worker.new_request_id();
     let response = error_response(worker, error, &id, Scope::Local, false);
     match write(worker, client, response).await {

@@ -2,7 +2,8 @@
 //!
 //! Counting happens in `Drop`, so that a request ends in exactly one record whichever way it leaves.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
@@ -13,8 +14,6 @@ use crate::telemetry::{
     AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, Latency,
     Occurrence, Phase, RetryReason,
 };
-
-use std::rc::Rc;
 
 use super::Worker;
 use super::request::Request;
@@ -206,14 +205,18 @@ impl Drop for Trace<'_> {
         metrics.body_bytes(Direction::FromClient, self.request_bytes);
         metrics.body_bytes(Direction::ToClient, self.response_bytes);
         if let Some(first_byte) = self.first_byte {
-            let node: Duration = NODE_PHASES
-                .iter()
-                .map(|phase| self.phases[*phase as usize])
-                .sum();
+            let spent = |phases: &[Phase]| -> Duration {
+                phases
+                    .iter()
+                    .map(|phase| self.phases[*phase as usize])
+                    .sum()
+            };
+            let node = spent(&NODE_PHASES);
             let total = now - self.began;
             metrics.latency(Latency::Request, total);
             metrics.latency(Latency::FirstByte, first_byte - self.began);
-            metrics.latency(Latency::Overhead, total.saturating_sub(node));
+            let not_ours = node + spent(&[Phase::Read]);
+            metrics.latency(Latency::Overhead, total.saturating_sub(not_ours));
             if let Some(model) = &self.model {
                 model.stats().add_service(node);
             }
@@ -248,14 +251,7 @@ fn endpoint_label(endpoint: Endpoint) -> EndpointLabel {
 }
 
 fn unix_ms_now() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "access records are read by humans"
-    )]
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    u64::try_from(clock::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The phases in which an exchange waits for a node.

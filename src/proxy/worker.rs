@@ -1,6 +1,6 @@
 //! What an exchange works with: the process-wide snapshot and counters, and one worker's own part.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -14,8 +14,10 @@ use crate::config::Config;
 use crate::nodes::{
     CandidateLimits, Candidates, FailureReason, Node, NodeDirectory, NodeId, NodeTable, Selection,
 };
-use crate::runtime::{Driver, clock};
-use crate::telemetry::{AccessLog, BuildLabels, ProcessSample, Recorder, Scrape, WorkerMetrics};
+use crate::runtime::{self, Driver, clock};
+use crate::telemetry::{
+    AccessLog, BuildLabels, Occurrence, ProcessSample, Recorder, Scrape, WorkerMetrics,
+};
 use crate::upstream::{Pool, PoolLimits};
 
 use super::request_id::{RequestId, RequestIds};
@@ -79,6 +81,8 @@ pub struct Worker {
     candidates: RefCell<Candidates>,
     keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
     request_ids: RequestIds,
+    /// Panics of this worker's tasks that the metrics know of.
+    panics_counted: Cell<u64>,
 }
 
 impl Worker {
@@ -109,6 +113,7 @@ impl Worker {
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
             request_ids: RequestIds::new(seed),
+            panics_counted: Cell::new(0),
             shared,
         })
     }
@@ -121,10 +126,19 @@ impl Worker {
     /// What is to be done about once a second: idle connections that have aged, counters that are
     /// published in batches.
     pub fn tidy(&self) {
-        let mut candidates = self.candidates.borrow_mut();
+        self.publish_counts();
+        self.pool.sweep(self.candidates.borrow_mut().table());
+    }
+
+    /// Brings counters up to date that are kept elsewhere while requests run.
+    fn publish_counts(&self) {
+        let candidates = self.candidates.borrow();
         self.metrics
             .cache_totals(candidates.hits(), candidates.misses());
-        self.pool.sweep(candidates.table());
+        let panics = runtime::panic_count();
+        for _ in self.panics_counted.replace(panics)..panics {
+            self.metrics.count(Occurrence::Panic);
+        }
     }
 
     pub(super) fn new_request_id(&self) -> RequestId {
@@ -169,11 +183,7 @@ impl Worker {
     }
 
     pub(super) fn write_metrics(&self, out: &mut Vec<u8>) {
-        {
-            let candidates = self.candidates.borrow();
-            self.metrics
-                .cache_totals(candidates.hits(), candidates.misses());
-        }
+        self.publish_counts();
         let shared = &*self.shared;
         let process = shared.process.load();
         let mut text = String::with_capacity(METRICS_BYTES_USUAL);

@@ -1,7 +1,7 @@
 //! Time as a worker sees it: precise for measurements, coarse for deadlines. Monotonic only.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Length of one coarse tick: the period of the deadline sweep.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -10,6 +10,22 @@ pub const TICK: Duration = Duration::from_millis(50);
 #[inline]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The wall clock, for what humans read and for expiry dates: time since the Unix epoch.
+pub fn unix_time() -> Duration {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the wall clock"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// [`unix_time`] in whole seconds.
+pub fn unix_secs() -> u64 {
+    unix_time().as_secs()
 }
 
 /// Ticks of [`TICK`] since this thread's sweep began; at most one tick behind unless the core is busy.

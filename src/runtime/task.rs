@@ -1,9 +1,9 @@
 //! Tasks of a worker: spawned isolated, so that a panic ends one exchange and not a core.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(monoio::spawn(Isolated { task }));
 }
 
-/// Panics caught in tasks of this process.
+/// Panics caught in tasks of this thread.
 pub fn panic_count() -> u64 {
-    PANICS.load(Ordering::Relaxed)
+    PANICS.get()
 }
 
 /// Waits for `duration` (resolution 1 ms).
@@ -51,10 +51,12 @@ impl<F: Future<Output = ()>> Future for Isolated<F> {
         let task = self.project().task;
         // Unwind safety: after a panic the task is never polled again, only dropped.
         catch_unwind(AssertUnwindSafe(|| task.poll(context))).unwrap_or_else(|_| {
-            PANICS.fetch_add(1, Ordering::Relaxed);
+            PANICS.set(PANICS.get() + 1);
             Poll::Ready(())
         })
     }
 }
 
-static PANICS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}

@@ -1,1 +1,314 @@
-//! (not yet written)
+//! The process: worker threads, listeners, signals, drain.
+//!
+//! ```text
+//! main thread   binds the listeners, starts everything, then waits for signals
+//! worker × n    one runtime each, pinned: accept tasks, connections, its pool     (worker.rs)
+//! control       probes, keys, snapshots; started by whoever composes the process  (control/)
+//! access-log    writes access records, if they are on                             (telemetry/)
+//! ```
+
+mod limits;
+mod signals;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam_channel::Receiver;
+
+use crate::admission::{Admission, AdmissionLimits, BufferBudget};
+use crate::auth::key::KeySet;
+use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, LogLevel};
+use crate::nodes::NodeId;
+use crate::proxy::{DrainPhase, Shared};
+use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
+use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
+
+use signals::{Request, Signals};
+use worker::{Connections, Order, WorkerStart};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every exchange that had begun was finished.
+    Clean,
+    /// Exchanges had to be aborted: the grace period was over, or a second signal came.
+    Aborted,
+}
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A setting that only shows at start to be wrong.
+    Config(String),
+    /// The system refused something.
+    System {
+        /// What was being done, as in "cannot … ".
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A router that accepts connections.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    orders: Vec<mailbox::Sender<Order>>,
+    signals: Signals,
+    access_log: Option<AccessLogWriter>,
+}
+
+impl Server {
+    /// Starts the workers and listens. Call it before any other thread is started: it blocks the
+    /// signals it waits for. `start_control` starts the thread that probes nodes and follows the key
+    /// file; it is given what it publishes to and the nodes that workers saw failing.
+    ///
+    /// # Errors
+    /// [`StartError`]; threads that were started already end with the process.
+    pub fn start(
+        config: Config,
+        keys: KeySet,
+        start_control: impl FnOnce(Arc<Shared>, Receiver<NodeId>) -> io::Result<()>,
+    ) -> Result<Self, StartError> {
+        log::set_level(level(config.log.level));
+        let signals = Signals::block().map_err(system("block signals"))?;
+        let choice = choose_driver(config.server.io_driver)?;
+        log::info(format_args!(
+            "I/O driver: {} ({})",
+            choice.driver, choice.reason
+        ));
+        config::fail_closed(&config, !keys.is_empty())
+            .map_err(|problem| StartError::Config(problem.to_string()))?;
+
+        let worker_count = limits::worker_count(config.server.workers);
+        let connection_count_max = limits::raise_and_derive(config.server.max_connections)
+            .map_err(system("read the limit of open files"))?;
+        let listeners = bind_all(&config, worker_count)?;
+        let address = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok())
+            .ok_or_else(|| StartError::Config("server.workers is 0".to_owned()))?;
+        let (access_log, access_log_writer) = start_access_log(&config.log.access)
+            .map_err(system("open the access log"))?
+            .unzip();
+        let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
+        let now = clock::unix_secs();
+        let shared = Arc::new(Shared {
+            directory: Arc::default(),
+            keys: Arc::new(ArcSwap::from_pointee(keys)),
+            admission: Arc::new(Admission::new(admission_limits(&config))),
+            budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
+            metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
+            access_log,
+            process: ArcSwapOption::empty(),
+            driver: choice.driver,
+            drain: DrainPhase::default(),
+            failing_nodes,
+            unix_secs: AtomicU64::new(now),
+            started_unix_secs: now,
+            config,
+        });
+        start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
+        let orders = start_workers(&shared, listeners, connection_count_max)?;
+        log::info(format_args!(
+            "listening on {address} with {worker_count} workers, at most {connection_count_max} \
+             connections"
+        ));
+        Ok(Self {
+            address,
+            shared,
+            orders,
+            signals,
+            access_log: access_log_writer,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The snapshot and counters, for reading.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Serves until a signal ends it, then drains.
+    pub fn run(self) -> Ending {
+        self.signals.wait_for_end();
+        let ending = self.drain();
+        if let Some(writer) = self.access_log {
+            writer.finish();
+        }
+        ending
+    }
+
+    /// Readiness fails at once; listeners close after the announce time; exchanges get the grace
+    /// time to finish. A second signal ends it where it is.
+    fn drain(&self) -> Ending {
+        let server = &self.shared.config.server;
+        log::info(format_args!(
+            "draining: closing the listeners in {:?}, then waiting up to {:?} for exchanges",
+            server.drain_announce, server.drain_grace
+        ));
+        self.shared.drain.begin();
+        if self
+            .signals
+            .wait_until(Instant::now() + server.drain_announce)
+            == Some(Request::End)
+        {
+            return self.abort();
+        }
+        for orders in &self.orders {
+            // A worker's mailbox has room for every order there is.
+            let _ = orders.send(Order::CloseListener);
+        }
+        let until = Instant::now() + server.drain_grace;
+        loop {
+            // Connections are counted until their last byte is out, exchanges only while they run.
+            if self.gauge(Gauge::ConnectionsActive) == 0 {
+                log::info(format_args!("drained"));
+                return Ending::Clean;
+            }
+            let look_again = (Instant::now() + DRAIN_POLL).min(until);
+            if self.signals.wait_until(look_again) == Some(Request::End) || Instant::now() >= until
+            {
+                return self.abort();
+            }
+        }
+    }
+
+    fn abort(&self) -> Ending {
+        let exchange_count = self.gauge(Gauge::RequestsInFlight);
+        if exchange_count == 0 {
+            return Ending::Clean;
+        }
+        log::warn(format_args!("aborting {exchange_count} exchanges"));
+        Ending::Aborted
+    }
+
+    fn gauge(&self, gauge: Gauge) -> u64 {
+        self.shared
+            .metrics
+            .iter()
+            .map(|worker| worker.gauge(gauge))
+            .sum()
+    }
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    connection_count_max: u32,
+) -> Result<Vec<mailbox::Sender<Order>>, StartError> {
+    let connections = Arc::new(Connections::new(connection_count_max));
+    let cores = limits::available_cores();
+    let mut orders = Vec::with_capacity(listeners.len());
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (sender, receiver) =
+            mailbox::new(ORDERS_MAX).map_err(system("create a worker's mailbox"))?;
+        let pinned_core = match shared.config.server.pin_workers {
+            true => cores.get(index % cores.len().max(1)).copied(),
+            false => None,
+        };
+        worker::start(WorkerStart {
+            index,
+            pinned_core,
+            listener,
+            orders: receiver,
+            connections: Arc::clone(&connections),
+            shared: Arc::clone(shared),
+        })
+        .map_err(system("start a worker"))?;
+        orders.push(sender);
+    }
+    Ok(orders)
+}
+
+/// One listener per worker on the same port; a port of 0 is picked by the first.
+fn bind_all(config: &Config, count: usize) -> Result<Vec<TcpListener>, StartError> {
+    let mut address = SocketAddr::new(config.server.host, config.server.port);
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let listener = Listener::bind(address).map_err(system(&format!("listen on {address}")))?;
+        address = listener
+            .local_addr()
+            .map_err(system("read the listening address"))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn choose_driver(wanted: IoDriver) -> Result<DriverChoice, StartError> {
+    let preference = match wanted {
+        IoDriver::Auto => Preference::Auto,
+        IoDriver::IoUring => Preference::IoUring,
+        IoDriver::Epoll => Preference::Epoll,
+    };
+    runtime::choose(preference).map_err(system("use the I/O driver"))
+}
+
+fn start_access_log(target: &AccessLogTarget) -> io::Result<Option<(AccessLog, AccessLogWriter)>> {
+    let started = match target {
+        AccessLogTarget::Off => return Ok(None),
+        AccessLogTarget::Stdout => AccessLog::start(io::stdout(), ACCESS_RECORDS_MAX),
+        AccessLogTarget::Stderr => AccessLog::start(io::stderr(), ACCESS_RECORDS_MAX),
+        AccessLogTarget::File(path) => {
+            let file = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(path)?;
+            AccessLog::start(file, ACCESS_RECORDS_MAX)
+        }
+    };
+    started.map(Some)
+}
+
+fn admission_limits(config: &Config) -> AdmissionLimits {
+    let load_manager = &config.load_manager;
+    AdmissionLimits {
+        max_concurrent: load_manager.max_concurrent,
+        max_waiting: load_manager.max_waiting,
+        warning_threshold: load_manager.warning_threshold,
+        overload_threshold: load_manager.overload_threshold,
+    }
+}
+
+fn level(level: LogLevel) -> log::Level {
+    match level {
+        LogLevel::Error => log::Level::Error,
+        LogLevel::Warn => log::Level::Warn,
+        LogLevel::Info => log::Level::Info,
+        LogLevel::Debug => log::Level::Debug,
+    }
+}
+
+fn system(action: &str) -> impl FnOnce(io::Error) -> StartError {
+    let action = action.to_owned();
+    move |source| StartError::System { action, source }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(problem) => formatter.write_str(problem),
+            Self::System { action, source } => write!(formatter, "cannot {action}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Reports of failing nodes that may wait for the control thread; it needs only one per node.
+const FAILURE_REPORTS: usize = 1024;
+/// Access records that may wait for the writing thread; more are dropped and counted.
+const ACCESS_RECORDS_MAX: usize = 16 * 1024;
+/// Orders a worker may not have read yet.
+const ORDERS_MAX: usize = 8;
+/// How often a draining process looks whether it is done.
+const DRAIN_POLL: std::time::Duration = std::time::Duration::from_millis(10);

@@ -32,6 +32,16 @@ pub enum SseError {
     EventTooLarge,
 }
 
+impl std::fmt::Display for SseError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::EventTooLarge => f.write_str("an event is larger than the limit"),
+        }
+    }
+}
+
+impl std::error::Error for SseError {}
+
 /// Splits a byte stream, fed in slices of any size, into events.
 ///
 /// Lines end with CRLF, LF or CR; comments are skipped; a byte-order mark at the start is skipped;

@@ -126,6 +126,13 @@ fn a_line_or_event_beyond_the_limit_is_an_error_for_good() {
         Err(SseError::EventTooLarge)
     );
     assert_eq!(count, 1);
+    for slices in [&["12345678901234567\n"][..], &["1234567890", "1234567\n"]] {
+        let mut scanner = EventScanner::new(16);
+        let verdict = slices
+            .iter()
+            .try_for_each(|slice| scanner.feed(slice.as_bytes(), |_| {}));
+        assert_eq!(verdict, Err(SseError::EventTooLarge));
+    }
     let mut scanner = EventScanner::new(16);
     let many_lines = "data: 12345\n".repeat(3);
     assert_eq!(

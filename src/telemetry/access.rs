@@ -190,6 +190,7 @@ fn settle(outcome: io::Result<()>, buffered: &mut u64, unwritten: &AtomicU64) {
     *buffered = 0;
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "access_tests.rs"]
 mod tests;

@@ -1,7 +1,9 @@
 //! Owns what `GET /metrics` shows (spec section 8): merges the workers' blocks and writes the text. Never changes a metric, and
 //! does no I/O: what comes from files comes in as a sample.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::admission::{Admission, BufferBudget};
 use crate::nodes::{FailureReason, Node, NodeState, NodeTable};
@@ -55,6 +57,7 @@ impl Scrape<'_> {
         self.write_requests(&mut text);
         self.write_workers(&mut text);
         self.write_nodes(&mut text);
+        self.write_pools(&mut text);
         self.write_models(&mut text);
         self.write_build(&mut text);
         if let Some(process) = self.process {
@@ -87,11 +90,12 @@ impl Scrape<'_> {
             (Latency::QueueWait, names::QUEUE_WAIT),
             (Latency::Overhead, names::OVERHEAD),
         ];
+        // The bounds are constants that `hdrhistogram` accepts; a test merges with them.
+        let Ok(mut merged) = MergedLatency::new() else {
+            return;
+        };
         for (latency, metric) in summaries {
-            // The bounds are constants that `hdrhistogram` accepts; a test merges with them.
-            let Ok(merged) = MergedLatency::of(self.latencies(latency)) else {
-                continue;
-            };
+            merged.merge(self.latencies(latency));
             let mut family = text.family(metric);
             for (quantile, label) in QUANTILES {
                 family.seconds(&[("quantile", label)], merged.quantile_seconds(quantile));
@@ -191,12 +195,19 @@ impl Scrape<'_> {
                 family.count(&labels, node.live.failures_total(reason));
             }
         }
+    }
+
+    fn write_pools(&self, text: &mut TextWriter<'_>) {
+        // Gathered first: looking each node up in each worker would take nodes² × workers steps.
+        let mut totals: HashMap<Box<str>, [u64; PoolState::COUNT]> = HashMap::new();
+        for worker in self.workers {
+            worker.add_pool_connections(&mut totals);
+        }
         let mut family = text.family(names::POOL_CONNECTIONS);
-        for node in nodes {
-            for &state in PoolState::ALL {
-                let labels = [("node", &*node.name), ("state", state.as_str())];
-                let count = self.sum(|worker| worker.pool_connections(&node.name, state));
-                family.count(&labels, count);
+        for node in self.table.nodes() {
+            let counts = totals.get(&node.name).copied().unwrap_or_default();
+            for (state, count) in PoolState::ALL.iter().zip(counts) {
+                family.count(&[("node", &node.name), ("state", state.as_str())], count);
             }
         }
     }
@@ -239,10 +250,7 @@ impl Scrape<'_> {
 fn write_histogram(text: &mut TextWriter<'_>, merged: &MergedLatency) {
     let mut family = text.family(names::REQUEST_LATENCY);
     for (bound, label) in LATENCY_BOUNDS_MS {
-        family.bucket(
-            label,
-            merged.count_up_to(std::time::Duration::from_millis(bound)),
-        );
+        family.bucket(label, merged.count_up_to(Duration::from_millis(bound)));
     }
     family.bucket("+Inf", merged.count());
     family.totals(merged.sum_seconds(), merged.count());
@@ -290,6 +298,7 @@ const LATENCY_BOUNDS_MS: [(u64, &str); 18] = [
     (3_600_000, "3600"),
 ];
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "exposition_tests.rs"]
 mod tests;

@@ -20,7 +20,8 @@ pub struct LatencyHistogram {
 
 /// Latencies of all workers together.
 #[derive(Debug)]
-pub struct MergedLatency {
+pub(super) struct MergedLatency {
+    buckets: Vec<u64>,
     histogram: Histogram<u64>,
     sum_seconds: f64,
 }
@@ -58,19 +59,35 @@ impl Default for LatencyHistogram {
 }
 
 impl MergedLatency {
-    /// Adds up what the workers recorded. The only error is a bound that `hdrhistogram` rejects, and ours are constants.
-    pub(super) fn of<'a>(
-        workers: impl Iterator<Item = &'a LatencyHistogram>,
-    ) -> Result<Self, hdrhistogram::CreationError> {
-        let histogram = Histogram::new_with_bounds(1, 1 << OCTAVES_END, SIGNIFICANT_DIGITS)?;
-        let mut merged = Self {
-            histogram,
+    /// Nothing yet. The only error is a bound that `hdrhistogram` rejects, and ours are constants.
+    pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
+        Ok(Self {
+            buckets: vec![0; BUCKET_COUNT],
+            histogram: Histogram::new_with_bounds(1, 1 << OCTAVES_END, SIGNIFICANT_DIGITS)?,
             sum_seconds: 0.0,
-        };
+        })
+    }
+
+    /// Forgets what was merged before and adds up what the workers recorded.
+    pub(super) fn merge<'a>(&mut self, workers: impl Iterator<Item = &'a LatencyHistogram>) {
+        self.buckets.fill(0);
+        self.histogram.reset();
+        self.sum_seconds = 0.0;
         for worker in workers {
-            merged.add(worker);
+            for (sum, bucket) in self.buckets.iter_mut().zip(&worker.buckets) {
+                *sum = sum.wrapping_add(bucket.load(Ordering::Relaxed));
+            }
+            self.sum_seconds += f64::from_bits(worker.sum_seconds.load(Ordering::Relaxed));
         }
-        Ok(merged)
+        for (index, &count) in self
+            .buckets
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+        {
+            // Every middle lies within the bounds given above, so nothing is cut off.
+            self.histogram.saturating_record_n(middle_of(index), count);
+        }
     }
 
     /// The value below or at which the fraction `quantile` of all values lies, in seconds; NaN when there are none.
@@ -85,10 +102,11 @@ impl MergedLatency {
     pub(super) fn count_up_to(&self, bound: Duration) -> u64 {
         let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         let within = self
-            .histogram
-            .iter_recorded()
-            .filter(|step| step.value_iterated_to() <= bound);
-        within.map(|step| step.count_since_last_iteration()).sum()
+            .buckets
+            .iter()
+            .enumerate()
+            .take_while(|(index, _)| middle_of(*index) <= bound);
+        within.map(|(_, count)| count).sum()
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -97,17 +115,6 @@ impl MergedLatency {
 
     pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_seconds
-    }
-
-    fn add(&mut self, worker: &LatencyHistogram) {
-        for (index, bucket) in worker.buckets.iter().enumerate() {
-            let count = bucket.load(Ordering::Relaxed);
-            if count > 0 {
-                // Every middle lies within the bounds given above, so nothing is cut off.
-                self.histogram.saturating_record_n(middle_of(index), count);
-            }
-        }
-        self.sum_seconds += f64::from_bits(worker.sum_seconds.load(Ordering::Relaxed));
     }
 }
 
@@ -152,6 +159,7 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 
 const _: () = assert!(LONGEST.as_secs() >= 3600);
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "histogram_tests.rs"]
 mod tests;

@@ -6,6 +6,7 @@ mod exposition;
 mod histogram;
 mod labels;
 mod line;
+pub mod log;
 pub mod names;
 mod process;
 mod text;

@@ -84,7 +84,7 @@ metrics! {
     POOL_CONNECTIONS = "llm_router_pool_connections" Gauge
         "Connections to nodes, by node and state.";
     BODY_BYTES = "llm_router_body_bytes_total" Counter
-        "Body bytes moved, by side and direction.";
+        "Body bytes moved, by direction.";
     BUFFERED_BYTES = "llm_router_buffered_body_bytes" Gauge
         "Bytes of request bodies held in memory.";
     NODE_IN_FLIGHT = "llm_router_node_in_flight" Gauge

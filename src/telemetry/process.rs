@@ -86,7 +86,8 @@ fn unexpected_form() -> io::Error {
 /// `USER_HZ`, which Linux fixes at 100 towards user space on every architecture this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -125,7 +125,8 @@ fn push_percent(out: &mut String, character: char) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

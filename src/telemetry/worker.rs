@@ -1,6 +1,7 @@
 //! Owns the metric block of one worker: written by that worker only, without read-modify-writes, and read by whoever scrapes.
 //! Gauges move only through guards; nothing here can set one.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -195,14 +196,17 @@ impl WorkerMetrics {
         self.requests_labelled(endpoint, StatusLabel::of(status))
     }
 
-    /// Connections to a node in a state.
-    #[must_use]
-    pub fn pool_connections(&self, node: &str, state: PoolState) -> u64 {
-        let pools = self.pools.load();
-        let of_node = pools.iter().filter(|gauges| *gauges.node == *node);
-        of_node
-            .map(|gauges| gauges.counts[state as usize].load())
-            .sum()
+    /// Adds this worker's connections to those of each node, by state.
+    pub(super) fn add_pool_connections(
+        &self,
+        totals: &mut HashMap<Box<str>, [u64; PoolState::COUNT]>,
+    ) {
+        for pool in self.pools.load().iter() {
+            let of_node = totals.entry(pool.node.clone()).or_default();
+            for (total, count) in of_node.iter_mut().zip(pool.counts.iter()) {
+                *total = total.wrapping_add(count.load());
+            }
+        }
     }
 
     pub(super) fn requests_labelled(&self, endpoint: EndpointLabel, status: StatusLabel) -> u64 {
@@ -378,6 +382,7 @@ impl Default for Requests {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 #[path = "worker_tests.rs"]
 mod tests;

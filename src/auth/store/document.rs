@@ -7,7 +7,7 @@ use crate::auth::scope::{Scope, Scopes};
 
 use super::{StoredKey, is_key_name};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
@@ -26,18 +26,18 @@ struct Record {
     scopes: Vec<String>,
 }
 
-/// The file's bytes for these keys.
+/// The file's bytes for these keys, one key per line.
 ///
 /// # Errors
 /// None that is known: texts and numbers in plain structs always serialise. Still, a failure must
 /// not become an empty file.
 pub(super) fn encode(keys: &[StoredKey]) -> Result<Vec<u8>, simd_json::Error> {
-    let document = Document {
-        version: VERSION,
-        keys: keys.iter().map(Record::of).collect(),
-    };
-    let mut bytes = simd_json::to_vec_pretty(&document)?;
-    bytes.push(b'\n');
+    let mut bytes = format!("{{\"version\": {VERSION}, \"keys\": [").into_bytes();
+    for (index, key) in keys.iter().enumerate() {
+        bytes.extend_from_slice(if index == 0 { b"\n" } else { b",\n" });
+        bytes.extend(simd_json::to_vec(&Record::of(key))?);
+    }
+    bytes.extend_from_slice(b"\n]}\n");
     Ok(bytes)
 }
 

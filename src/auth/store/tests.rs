@@ -192,7 +192,7 @@ fn a_damaged_file_is_reported_and_never_overwritten() {
     let (created, secret) = dir.store().create(request("alice")).unwrap();
     let whole = fs::read_to_string(dir.file()).unwrap();
     let record = &whole[whole.find('{').unwrap()..];
-    let digest = &whole[whole.find("sha256").unwrap() + 10..][..64];
+    let digest = &whole[whole.find("sha256").unwrap() + 9..][..64];
     let damaged = [
         String::new(),
         "[]".to_owned(),

@@ -153,6 +153,9 @@ fn broken_framing_is_refused() {
         "--b0\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n--b0--\r\n".to_owned(),
         "--b0\r\nContent-Disposition: form-data; name=\"model\"\r\n--b0--\r\n".to_owned(),
         "--b0\r\n\r\n\r\nm\r\n--b0--\r\n".to_owned(),
+        format!(
+            "--b0\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n--b0\r\n{part}\r\n--b0--\r\n"
+        ),
         "--b0\r\n\r\nm\r\n--b0--\r\n".to_owned(),
     ] {
         assert_eq!(code(TYPE, body.as_bytes()), "invalid_multipart", "{body:?}");

@@ -35,6 +35,9 @@ pub const MODEL_BYTES_MAX: usize = 256;
 /// The deepest nesting accepted; the request object itself is level 1.
 pub const DEPTH_MAX: u32 = 64;
 
+const _: () = assert!(MODEL_BYTES_MAX == 256, "an error message spells it");
+const _: () = assert!(DEPTH_MAX <= u64::BITS, "each level takes one bit");
+
 /// Why a request body cannot be routed. Each is a 400 of type `invalid_request_error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeekError {
@@ -101,6 +104,14 @@ impl PeekError {
     }
 }
 
+impl std::fmt::Display for PeekError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for PeekError {}
+
 /// Reads `model` and `stream` from the top level of `body` and validates the whole of it.
 ///
 /// Keys are compared after unescaping (`"mo\u0064el"` is `model`). A body that is not valid JSON is
@@ -109,32 +120,38 @@ impl PeekError {
 /// # Errors
 /// See [`PeekError`]; [`PeekError::InvalidMultipart`] is not among them.
 pub fn peek(body: &[u8]) -> Result<Peek<'_>, PeekError> {
-    let text = std::str::from_utf8(body).map_err(|error| PeekError::InvalidJson {
-        reason: "invalid UTF-8",
-        at: error.valid_up_to(),
-    })?;
+    let text = simdutf8::basic::from_utf8(body).map_err(|_| invalid_utf8(body))?;
     let mut scanner = Scanner::new(body);
     let mut fields = Fields::default();
     match read_object(&mut scanner, &mut fields) {
         Ok(()) => fields.into_peek(text),
-        Err(SyntaxError(reason)) => Err(PeekError::InvalidJson {
-            reason,
+        Err(error) => Err(PeekError::InvalidJson {
+            reason: error.reason(),
             at: scanner.consumed(),
         }),
+    }
+}
+
+/// Finds the place of the first byte that is not UTF-8, which the fast check does not tell.
+#[cold]
+fn invalid_utf8(body: &[u8]) -> PeekError {
+    PeekError::InvalidJson {
+        reason: "invalid UTF-8",
+        at: std::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len),
     }
 }
 
 /// Reads the one object that a body is, noting the fields of interest.
 fn read_object(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), SyntaxError> {
     scanner.skip_whitespace();
-    scanner.expect(b'{', "expected an object")?;
+    scanner.expect(b'{', SyntaxError::ExpectedObject)?;
     scanner.skip_whitespace();
     if !scanner.take(b'}') {
         loop {
             let key = scanner.key()?;
-            if key.is("model") {
+            if string::means(key, "model") {
                 fields.read_model(scanner)?;
-            } else if key.is("stream") {
+            } else if string::means(key, "stream") {
                 fields.read_stream(scanner)?;
             } else {
                 scanner.skip_value()?;
@@ -143,7 +160,7 @@ fn read_object(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), Syn
             if scanner.take(b'}') {
                 break;
             }
-            scanner.expect(b',', "expected , or }")?;
+            scanner.expect(b',', SyntaxError::ExpectedCommaOrBrace)?;
             scanner.skip_whitespace();
         }
     }
@@ -154,37 +171,23 @@ fn read_object(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), Syn
 /// The fields met so far. A fault in one of them is kept until the body proved to be JSON.
 #[derive(Default)]
 struct Fields {
-    model: Option<ModelToken>,
+    model: Option<Range<usize>>,
     stream: Option<bool>,
     fault: Option<PeekError>,
-}
-
-/// The place of a model name. `escaped` says that the name differs from what stands there.
-struct ModelToken {
-    range: Range<usize>,
-    escaped: bool,
 }
 
 impl Fields {
     fn read_model(&mut self, scanner: &mut Scanner<'_>) -> Result<(), SyntaxError> {
         let start = scanner.consumed();
-        let Some(token) = scanner.string_value()? else {
-            self.note(if self.model.is_some() {
-                PeekError::DuplicateModel
-            } else {
-                PeekError::InvalidModel
-            });
-            return scanner.skip_value();
-        };
         if self.model.is_some() {
             self.note(PeekError::DuplicateModel);
         }
-        let range = start..scanner.consumed();
-        self.model = Some(ModelToken {
-            range,
-            escaped: token.escaped,
-        });
-        Ok(())
+        if scanner.string()?.is_some() {
+            self.model = Some(start..scanner.consumed());
+            return Ok(());
+        }
+        self.note(PeekError::InvalidModel);
+        scanner.skip_value()
     }
 
     fn read_stream(&mut self, scanner: &mut Scanner<'_>) -> Result<(), SyntaxError> {
@@ -207,25 +210,20 @@ impl Fields {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let token = self.model.ok_or(PeekError::MissingModel)?;
+        let model_range = self.model.ok_or(PeekError::MissingModel)?;
         let content = text
-            .get(token.range.clone())
-            .and_then(|quoted| quoted.strip_prefix('"'))
-            .and_then(|quoted| quoted.strip_suffix('"'))
+            .get(model_range.clone())
+            .and_then(|token| token.strip_prefix('"')?.strip_suffix('"'))
             .ok_or(PeekError::MissingModel)?;
         if content.len() > MODEL_BYTES_MAX.saturating_mul(string::ESCAPE_BYTES_MAX) {
             return Err(PeekError::ModelTooLong);
         }
-        let model = if token.escaped {
-            Cow::Owned(string::unescape(content))
-        } else {
-            Cow::Borrowed(content)
-        };
+        let model = string::unescape(content);
         match model.len() {
             0 => Err(PeekError::MissingModel),
             1..=MODEL_BYTES_MAX => Ok(Peek {
                 model,
-                model_range: token.range,
+                model_range,
                 stream: self.stream.unwrap_or(false),
             }),
             _ => Err(PeekError::ModelTooLong),

@@ -1,76 +1,81 @@
 //! JSON strings: finding their end, checking their escapes, unescaping the few that matter.
 //! Nearly every byte of a request passes through [`skip_plain`]; it must stay branch-poor.
 
-/// A string token that was found valid.
-#[derive(Clone, Copy)]
-pub(super) struct StringToken<'b> {
-    /// What stands between the quotes, still escaped.
-    pub(super) content: &'b [u8],
-    /// Whether it holds a backslash.
-    pub(super) escaped: bool,
-}
+use std::borrow::Cow;
 
-impl StringToken<'_> {
-    /// Whether the unescaped string is `name`.
-    pub(super) fn is(&self, name: &str) -> bool {
-        if self.escaped {
-            self.is_escaped_form_of(name)
-        } else {
-            self.content == name.as_bytes()
-        }
-    }
-
-    #[cold]
-    fn is_escaped_form_of(&self, name: &str) -> bool {
-        self.content.len() <= name.len().saturating_mul(ESCAPE_BYTES_MAX)
-            && std::str::from_utf8(self.content).is_ok_and(|content| unescape(content) == name)
-    }
-}
+use super::value::SyntaxError;
 
 /// The most bytes one byte of a string can take in escaped form: `\u0061`.
 pub(super) const ESCAPE_BYTES_MAX: usize = 6;
 
-/// Reads a string whose opening quote is already consumed. Gives the token and what follows the
-/// closing quote, or what is wrong.
-pub(super) fn read(input: &[u8]) -> Result<(StringToken<'_>, &[u8]), &'static str> {
-    let mut rest = skip_plain(input);
-    let mut escaped = false;
+/// Skips a string whose opening quote is already consumed, to behind its closing quote.
+#[inline]
+pub(super) fn skip(input: &[u8]) -> Result<&[u8], SyntaxError> {
+    let mut rest = input;
     loop {
-        match rest {
-            [b'"', tail @ ..] => {
-                let length = input.len().saturating_sub(rest.len());
-                let content = input.get(..length).unwrap_or_default();
-                return Ok((StringToken { content, escaped }, tail));
-            }
-            [b'\\', tail @ ..] => {
-                escaped = true;
-                rest = skip_plain(skip_escape(tail)?);
-            }
-            [] => return Err("unterminated string"),
-            _ => return Err("control character in string"),
-        }
+        rest = match skip_plain(rest) {
+            [b'"', tail @ ..] => return Ok(tail),
+            [b'\\', tail @ ..] => skip_escape(tail)?,
+            [] => return Err(SyntaxError::UnterminatedString),
+            _ => return Err(SyntaxError::ControlCharacter),
+        };
     }
 }
 
-/// Skips to the first quote, backslash or control character.
+/// Skips to the first quote, backslash or control character: a word at a time where such a byte is
+/// near, as in names and short values, and a block at a time in long text.
 #[inline]
 fn skip_plain(input: &[u8]) -> &[u8] {
-    let mut rest = input;
-    while let Some((word, tail)) = rest.split_first_chunk::<8>() {
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            let at = (special.trailing_zeros() >> 3) as usize;
-            return rest.get(at..).unwrap_or_default();
+    let Some((word, tail)) = input.split_first_chunk::<8>() else {
+        return skip_plain_bytes(input);
+    };
+    let special = special_bytes(u64::from_le_bytes(*word));
+    if special != 0 {
+        return input.get(first_marked(special)..).unwrap_or_default();
+    }
+    let mut rest = tail;
+    while let Some((block, tail)) = rest.split_first_chunk::<BLOCK_BYTES>() {
+        if block
+            .iter()
+            .fold(false, |found, &byte| found | is_special(byte))
+        {
+            break;
         }
         rest = tail;
     }
+    while let Some((word, tail)) = rest.split_first_chunk::<8>() {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return rest.get(first_marked(special)..).unwrap_or_default();
+        }
+        rest = tail;
+    }
+    skip_plain_bytes(rest)
+}
+
+/// How much is looked at in one step of a long text; the loop over it becomes vector code.
+const BLOCK_BYTES: usize = 16;
+
+fn skip_plain_bytes(input: &[u8]) -> &[u8] {
+    let mut rest = input;
     while let [byte, tail @ ..] = rest {
-        if *byte < 0x20 || *byte == b'"' || *byte == b'\\' {
+        if is_special(*byte) {
             break;
         }
         rest = tail;
     }
     rest
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+/// The index of the byte with the lowest mark.
+#[inline]
+fn first_marked(special: u64) -> usize {
+    (special.trailing_zeros() >> 3) as usize
 }
 
 /// Marks the high bit of bytes that end a plain run. Bits above the lowest mark may be wrong (a
@@ -93,32 +98,30 @@ fn special_bytes(word: u64) -> u64 {
 /// Checks one escape after its backslash (RFC 8259 section 7). A surrogate must be half of a pair:
 /// a lone one has no UTF-8 form, so no two parsers agree on it.
 #[inline]
-fn skip_escape(input: &[u8]) -> Result<&[u8], &'static str> {
+fn skip_escape(input: &[u8]) -> Result<&[u8], SyntaxError> {
     match input {
         [
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
             tail @ ..,
         ] => Ok(tail),
         [b'u', tail @ ..] => skip_unicode_escape(tail),
-        _ => Err("invalid escape"),
+        _ => Err(SyntaxError::InvalidEscape),
     }
 }
 
-fn skip_unicode_escape(input: &[u8]) -> Result<&[u8], &'static str> {
-    const INVALID: &str = "invalid unicode escape";
-    const LONE: &str = "lone surrogate";
-    let (unit, tail) = code_unit(input).ok_or(INVALID)?;
+fn skip_unicode_escape(input: &[u8]) -> Result<&[u8], SyntaxError> {
+    let (unit, tail) = code_unit(input).ok_or(SyntaxError::InvalidEscape)?;
     match unit {
         0xd800..=0xdbff => {
             let [b'\\', b'u', low @ ..] = tail else {
-                return Err(LONE);
+                return Err(SyntaxError::LoneSurrogate);
             };
-            match code_unit(low).ok_or(INVALID)? {
+            match code_unit(low).ok_or(SyntaxError::InvalidEscape)? {
                 (0xdc00..=0xdfff, tail) => Ok(tail),
-                _ => Err(LONE),
+                _ => Err(SyntaxError::LoneSurrogate),
             }
         }
-        0xdc00..=0xdfff => Err(LONE),
+        0xdc00..=0xdfff => Err(SyntaxError::LoneSurrogate),
         _ => Ok(tail),
     }
 }
@@ -133,8 +136,28 @@ fn code_unit(input: &[u8]) -> Option<(u32, &[u8])> {
     Some((unit, tail))
 }
 
+/// Whether the content of a valid string token means `name`.
+#[inline]
+pub(super) fn means(content: &[u8], name: &str) -> bool {
+    content == name.as_bytes() || (content.contains(&b'\\') && means_escaped(content, name))
+}
+
+#[cold]
+fn means_escaped(content: &[u8], name: &str) -> bool {
+    content.len() <= name.len().saturating_mul(ESCAPE_BYTES_MAX)
+        && std::str::from_utf8(content).is_ok_and(|content| unescape(content) == name)
+}
+
 /// Unescapes the content of a valid string token. What is not valid is left out.
-pub(super) fn unescape(content: &str) -> String {
+pub(super) fn unescape(content: &str) -> Cow<'_, str> {
+    if content.contains('\\') {
+        Cow::Owned(unescape_owned(content))
+    } else {
+        Cow::Borrowed(content)
+    }
+}
+
+fn unescape_owned(content: &str) -> String {
     let mut text = String::with_capacity(content.len());
     let mut rest = content;
     while let Some((plain, escape)) = rest.split_once('\\') {

@@ -2,11 +2,46 @@
 //! Must never accept what RFC 8259 does not.
 
 use super::DEPTH_MAX;
-use super::string::{self, StringToken};
+use super::string;
 
 /// What is wrong with the JSON; where is the scanner's position.
-#[derive(Debug)]
-pub(super) struct SyntaxError(pub(super) &'static str);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SyntaxError {
+    ExpectedObject,
+    ExpectedName,
+    ExpectedColon,
+    ExpectedValue,
+    ExpectedCommaOrBrace,
+    ExpectedCommaOrBracket,
+    InvalidNumber,
+    UnterminatedString,
+    ControlCharacter,
+    InvalidEscape,
+    LoneSurrogate,
+    TooDeep,
+    TrailingText,
+}
+
+impl SyntaxError {
+    /// What is wrong, in words that go before "at byte N".
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::ExpectedObject => "expected an object",
+            Self::ExpectedName => "expected a member name",
+            Self::ExpectedColon => "expected :",
+            Self::ExpectedValue => "expected a value",
+            Self::ExpectedCommaOrBrace => "expected , or }",
+            Self::ExpectedCommaOrBracket => "expected , or ]",
+            Self::InvalidNumber => "invalid number",
+            Self::UnterminatedString => "unterminated string",
+            Self::ControlCharacter => "control character in the string",
+            Self::InvalidEscape => "invalid escape in the string",
+            Self::LoneSurrogate => "lone surrogate in the string",
+            Self::TooDeep => "nested too deeply",
+            Self::TrailingText => "text after the object",
+        }
+    }
+}
 
 /// A cursor over a body. On an error it stands at the token that is wrong.
 pub(super) struct Scanner<'b> {
@@ -47,44 +82,38 @@ impl<'b> Scanner<'b> {
     }
 
     #[inline]
-    pub(super) fn expect(&mut self, byte: u8, reason: &'static str) -> Result<(), SyntaxError> {
-        if self.take(byte) {
-            Ok(())
-        } else {
-            Err(SyntaxError(reason))
-        }
+    pub(super) fn expect(&mut self, byte: u8, error: SyntaxError) -> Result<(), SyntaxError> {
+        if self.take(byte) { Ok(()) } else { Err(error) }
     }
 
     pub(super) fn expect_end(&self) -> Result<(), SyntaxError> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(SyntaxError("text after the object"))
+            Err(SyntaxError::TrailingText)
         }
     }
 
-    /// Reads a member's name and the colon, up to the first byte of its value.
+    /// Reads a member's name and the colon, up to the first byte of its value. Gives the name as
+    /// it stands between its quotes.
     #[inline]
-    pub(super) fn key(&mut self) -> Result<StringToken<'b>, SyntaxError> {
-        let [b'"', tail @ ..] = self.rest else {
-            return Err(SyntaxError("expected a member name"));
-        };
-        let (token, tail) = string::read(tail).map_err(SyntaxError)?;
-        self.rest = tail;
+    pub(super) fn key(&mut self) -> Result<&'b [u8], SyntaxError> {
+        let name = self.string()?.ok_or(SyntaxError::ExpectedName)?;
         self.skip_whitespace();
-        self.expect(b':', "expected :")?;
+        self.expect(b':', SyntaxError::ExpectedColon)?;
         self.skip_whitespace();
-        Ok(token)
+        Ok(name)
     }
 
-    /// Reads a string value, or nothing if the value is of another type.
-    pub(super) fn string_value(&mut self) -> Result<Option<StringToken<'b>>, SyntaxError> {
-        let [b'"', tail @ ..] = self.rest else {
+    /// Reads a string and gives what stands between its quotes, or nothing if there is none here.
+    #[inline]
+    pub(super) fn string(&mut self) -> Result<Option<&'b [u8]>, SyntaxError> {
+        let [b'"', input @ ..] = self.rest else {
             return Ok(None);
         };
-        let (token, tail) = string::read(tail).map_err(SyntaxError)?;
-        self.rest = tail;
-        Ok(Some(token))
+        self.rest = string::skip(input)?;
+        let content_bytes = input.len().wrapping_sub(self.rest.len()).wrapping_sub(1);
+        Ok(Some(input.get(..content_bytes).unwrap_or_default()))
     }
 
     /// Reads any value: `Some` of a boolean (null is false), `None` for every other type.
@@ -126,8 +155,8 @@ impl<'b> Scanner<'b> {
                         self.rest = tail;
                         open.close();
                     }
-                    (Bracket::Object, _) => return Err(SyntaxError("expected , or }")),
-                    (Bracket::Array, _) => return Err(SyntaxError("expected , or ]")),
+                    (Bracket::Object, _) => return Err(SyntaxError::ExpectedCommaOrBrace),
+                    (Bracket::Array, _) => return Err(SyntaxError::ExpectedCommaOrBracket),
                 }
             }
         }
@@ -139,7 +168,7 @@ impl<'b> Scanner<'b> {
     fn open_or_skip(&mut self, open: &mut Brackets) -> Result<bool, SyntaxError> {
         match self.rest {
             [b'"', tail @ ..] => {
-                self.rest = string::read(tail).map_err(SyntaxError)?.1;
+                self.rest = string::skip(tail)?;
             }
             [b'{', tail @ ..] => {
                 open.open(Bracket::Object)?;
@@ -166,8 +195,7 @@ impl<'b> Scanner<'b> {
             [b't', b'r', b'u', b'e', tail @ ..]
             | [b'f', b'a', b'l', b's', b'e', tail @ ..]
             | [b'n', b'u', b'l', b'l', tail @ ..] => self.rest = tail,
-            [] => return Err(SyntaxError("unexpected end")),
-            _ => return Err(SyntaxError("expected a value")),
+            _ => return Err(SyntaxError::ExpectedValue),
         }
         Ok(false)
     }
@@ -195,7 +223,7 @@ fn skip_number(input: &[u8]) -> Result<&[u8], SyntaxError> {
 /// Consumes one or more digits.
 fn skip_digits(input: &[u8]) -> Result<&[u8], SyntaxError> {
     let [b'0'..=b'9', rest @ ..] = input else {
-        return Err(SyntaxError("invalid number"));
+        return Err(SyntaxError::InvalidNumber);
     };
     let mut rest = rest;
     while let [b'0'..=b'9', tail @ ..] = rest {
@@ -223,7 +251,7 @@ impl Brackets {
         self.count = self.count.saturating_add(1);
         // The request object is one level by itself.
         if self.count >= DEPTH_MAX {
-            return Err(SyntaxError("nested too deeply"));
+            return Err(SyntaxError::TooDeep);
         }
         self.objects = (self.objects << 1) | u64::from(bracket == Bracket::Object);
         Ok(())

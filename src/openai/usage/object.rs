@@ -80,7 +80,8 @@ impl ObjectReader {
                 self.name = Name::default();
                 self.number = Number::None;
             }
-            b':' => self.number = Number::None,
+            // The number was cleared when the name began.
+            b':' => {}
             b',' => self.take_number(),
             b'{' | b'[' => {
                 self.depth = self.depth.saturating_add(1);

@@ -116,6 +116,11 @@ fn the_word_as_a_value_is_not_the_key() {
 fn an_escaped_quote_right_before_the_key_does_not_hide_the_real_one() {
     let body = r#"{"a":"\"usage","b":"\\","usage":{"prompt_tokens":2,"total_tokens":2}}"#;
     assert_eq!(usage_of(body), Some((2, 0, 2)));
+    // No JSON, but every split of it has to agree.
+    assert_eq!(
+        usage_of(r#"\"usage"usage":{"total_tokens":4}"#),
+        Some((0, 0, 4))
+    );
 }
 
 #[test]
@@ -193,6 +198,12 @@ fn an_object_beyond_the_limit_is_passed_over_and_the_next_one_found() {
 }
 
 #[test]
+fn a_name_with_an_escape_is_another_name() {
+    let body = r#"{"usage":{"prompt_tokens\"":5,"\tcompletion_tokens":5,"total_tokens":1}}"#;
+    assert_eq!(usage_of(body), Some((0, 0, 1)));
+}
+
+#[test]
 fn the_tap_is_small() {
     assert!(size_of::<UsageTap>() <= 128, "{}", size_of::<UsageTap>());
 }
@@ -239,7 +250,7 @@ proptest! {
     #[test]
     fn any_split_of_any_bytes_gives_the_same_usage(
         pieces in prop::collection::vec(prop::sample::select(vec![
-            "\"usage\"", "\"us", "age\"", "\"", "\\", ":", "{", "}", "\"prompt_tokens\"",
+            "\"usage\"", "\"us", "age\"", "usage\"", "\"", "\\", ":", "{", "}", "\"prompt_tokens\"",
             "\"output_tokens\"", "1", "23", ",", " ", "\n", "data:", "null", "\"usage\":{",
             "\"usage\":{\"total_tokens\":4}", "[", "]",
         ]), 0..30),

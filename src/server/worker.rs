@@ -1,0 +1,182 @@
+//! One worker thread: a core, a runtime, a listener, and the connections it accepted.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::admission::LimitedCounter;
+use crate::proxy::{self, Shared, Worker};
+use crate::runtime::{self, Listener, Stream, mailbox};
+use crate::telemetry::{Occurrence, log};
+
+/// What the main thread tells a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Stop listening, and close the connections that only wait for work.
+    CloseListener,
+}
+
+/// Client connections of the whole process, and how many there may be.
+pub(super) type Connections = LimitedCounter;
+
+/// What a worker thread begins with.
+pub(super) struct WorkerStart {
+    pub(super) index: usize,
+    pub(super) pinned_core: Option<usize>,
+    pub(super) listener: TcpListener,
+    pub(super) orders: mailbox::Receiver<Order>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Starts the thread.
+pub(super) fn start(start: WorkerStart) -> io::Result<()> {
+    let thread = thread::Builder::new().name(format!("worker-{}", start.index));
+    thread.spawn(move || run(start)).map(drop)
+}
+
+fn run(start: WorkerStart) {
+    let index = start.index;
+    if let Some(core) = start.pinned_core
+        && let Err(error) = pin(core)
+    {
+        log::warn(format_args!("worker {index} runs unpinned: {error}"));
+    }
+    let driver = start.shared.driver;
+    match runtime::block_on(driver, work(start)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(error) => log::error(format_args!("worker {index} ended: {error}")),
+    }
+}
+
+fn pin(core: usize) -> io::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cores)?)
+}
+
+async fn work(start: WorkerStart) -> io::Result<()> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let (low, high) = seed.split_at(8);
+    let seed = [low, high].map(|half| half.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+    let worker = Worker::new(start.shared, start.index, seed)
+        .ok_or_else(|| io::Error::other("its metrics are taken"))?;
+    let acceptor = Rc::new(Acceptor {
+        worker: Rc::new(worker),
+        listener: Listener::new(start.listener)?,
+        connections: start.connections,
+        pause: Cell::new(PAUSE_MIN),
+    });
+    for _ in 0..ACCEPT_TASKS {
+        runtime::spawn(Rc::clone(&acceptor).accept_forever());
+    }
+    runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
+    start
+        .orders
+        .run(|order| match order {
+            Order::CloseListener => acceptor.close(),
+        })
+        .await
+}
+
+async fn tidy_forever(worker: Rc<Worker>) {
+    loop {
+        runtime::sleep(TIDY_INTERVAL).await;
+        worker.tidy();
+    }
+}
+
+/// Accepts connections and starts serving them.
+struct Acceptor {
+    worker: Rc<Worker>,
+    listener: Listener,
+    connections: Arc<Connections>,
+    /// How long to pause when the system has no descriptors or memory left.
+    pause: Cell<Duration>,
+}
+
+/// One client connection counted in [`Connections`]; given back on drop.
+struct Place(Arc<Connections>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl Acceptor {
+    async fn accept_forever(self: Rc<Self>) {
+        while !self.listener.is_closed() {
+            // The place comes first: a connection that may not be served stays in the backlog.
+            let Some(place) = self.place() else {
+                runtime::sleep(PAUSE_MIN).await;
+                continue;
+            };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    self.pause.set(PAUSE_MIN);
+                    self.serve(stream, peer.ip(), place);
+                }
+                Err(_) if self.listener.is_closed() => return,
+                Err(error) => {
+                    drop(place);
+                    self.worker.metrics.count(Occurrence::AcceptError);
+                    if is_exhaustion(&error) {
+                        let pause = self.pause.get();
+                        self.pause.set((pause * 2).min(PAUSE_MAX));
+                        runtime::sleep(pause).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.connections
+            .try_take()
+            .then(|| Place(Arc::clone(&self.connections)))
+    }
+
+    fn serve(&self, stream: Stream, peer: IpAddr, place: Place) {
+        let worker = Rc::clone(&self.worker);
+        runtime::spawn(async move {
+            proxy::serve(worker, stream, peer).await;
+            drop(place);
+        });
+    }
+
+    fn close(&self) {
+        for (stream, peer) in self.listener.close() {
+            // Beyond the limit, but accepted by the kernel long ago: nobody is refused by a drain.
+            match self.place() {
+                Some(place) => self.serve(stream, peer.ip(), place),
+                None => runtime::spawn(proxy::serve(Rc::clone(&self.worker), stream, peer.ip())),
+            }
+        }
+        runtime::close_idle();
+        self.worker.pool.clear();
+    }
+}
+
+/// Whether accepting failed for want of descriptors or memory, which waiting may bring back.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Accepts pending at once per worker: a burst costs one turn of the ring, not one per connection.
+const ACCEPT_TASKS: usize = 4;
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// Pauses of accepting when descriptors run out, or when the connection limit is reached.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
