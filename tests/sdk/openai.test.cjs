@@ -38,7 +38,8 @@ async function abortedAtNodes() {
 
 async function idle() {
   const page = await (await fetch(`${url}/metrics`)).text();
-  const busy = /^llm_router_(requests_in_flight|streams_active|node_in_flight\S*) (?!0$)/m;
+  // The scrape is a request in flight itself.
+  const busy = /^llm_router_(requests_in_flight (?![01]$)|(streams_active|node_in_flight\S*) (?!0$))/m;
   return !busy.test(page);
 }
 

@@ -80,7 +80,7 @@ def run_node(counts):
     except subprocess.TimeoutExpired as late:
         report, returncode = f"{late.stdout or ''}\nstopped after {late.timeout} s", 1
     lines = report.splitlines()
-    shown = lines if returncode else [line for line in lines if re.match(r"\s*(not )?ok ", line)]
+    shown = lines if returncode else [line for line in lines if re.match(r"(not )?ok ", line)]
     print("\n".join(shown), flush=True)
     counts.add_node(report, returncode)
 

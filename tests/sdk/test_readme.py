@@ -7,7 +7,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from stack import Process
+from stack import Process, until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -35,6 +35,7 @@ class Demo(unittest.TestCase):
         self.demo = Process(os.environ["LLM_ROUTER_TEST_BINARY"], "demo", "--port", "0")
         self.addCleanup(self.demo.stop)
         self.port = self.demo.address().rsplit(":", 1)[1]
+        until("the demo's welcome", lambda: "curl " in self.demo.output())
 
     def test_every_tested_block_of_the_readme_answers(self):
         blocks = tested_blocks()
@@ -50,9 +51,18 @@ class Demo(unittest.TestCase):
         answer = json.loads(run(tested_blocks()[0], self.port).stdout)
         self.assertEqual(answer["object"], "chat.completion")
 
-    def test_the_demo_prints_lines_that_can_be_pasted(self):
-        until_printed = [line.strip() for line in self.demo.lines if "curl " in line]
-        self.assertTrue(until_printed, self.demo.output())
+    def test_every_command_the_demo_prints_can_be_pasted(self):
+        welcome = self.demo.output()
+        self.assertIn("sk-demo", welcome)
+        joined = welcome.replace("\\\n", " ")
+        commands = [line.strip() for line in joined.splitlines() if line.strip().startswith("curl ")]
+        self.assertGreaterEqual(len(commands), 3, welcome)
+        for command in commands:
+            with self.subTest(command):
+                finished = run(command, self.port)
+                self.assertEqual(finished.returncode, 0, finished.stderr)
+                self.assertNotIn('"error"', finished.stdout)
+                self.assertTrue(finished.stdout.strip())
 
     def test_the_demo_ends_cleanly(self):
         self.assertEqual(self.demo.stop(), 0, self.demo.output())

@@ -3,7 +3,7 @@
 
 /// What a token is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// An identifier, keyword or number.
     Word(String),
     /// One punctuation character; `::` is the only pair, because paths are what most rules read.
@@ -16,21 +16,21 @@ pub enum Kind {
 
 /// One token and the line it begins on, counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
+pub(crate) struct Token {
     /// What it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Its line, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
 }
 
 impl Token {
     /// Whether this is the word `text`.
-    pub fn is_word(&self, text: &str) -> bool {
+    pub(crate) fn is_word(&self, text: &str) -> bool {
         self.word() == Some(text)
     }
 
     /// The word, if it is one.
-    pub fn word(&self) -> Option<&str> {
+    pub(crate) fn word(&self) -> Option<&str> {
         match &self.kind {
             Kind::Word(word) => Some(word),
             _ => None,
@@ -38,13 +38,13 @@ impl Token {
     }
 
     /// Whether this is the punctuation `mark`.
-    pub fn is_mark(&self, mark: char) -> bool {
+    pub(crate) fn is_mark(&self, mark: char) -> bool {
         self.kind == Kind::Mark(mark)
     }
 }
 
 /// All tokens of a source text, in order.
-pub fn tokens(source: &str) -> Vec<Token> {
+pub(crate) fn tokens(source: &str) -> Vec<Token> {
     let mut lexer = Lexer {
         rest: source,
         line: 1,

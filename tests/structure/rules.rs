@@ -7,19 +7,19 @@ use super::lexer::{Kind, Token};
 use super::source::{Named, Source};
 
 /// A module directly below the crate root and the modules it may use.
-pub struct Layer {
+pub(crate) struct Layer {
     /// Its name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it may name besides itself. Whatever is not here needs a reason to be added.
-    pub uses: &'static [&'static str],
+    pub(crate) uses: &'static [&'static str],
 }
 
 /// Who may use whom: from the leaves up. No row may name a row below it, so there are no cycles.
-pub const LAYERS: &[Layer] = &[
+pub(crate) const LAYERS: &[Layer] = &[
     // Plain data in, plain data out.
     layer("sse", &[]),
     layer("http1", &[]),
-    layer("openai", &["sse"]),
+    layer("openai", &[]),
     layer("admission", &[]),
     layer("auth", &[]),
     // The boundary to monoio and the kernel; knows nothing of what it carries.
@@ -43,18 +43,16 @@ pub const LAYERS: &[Layer] = &[
             "nodes",
             "openai",
             "runtime",
-            "sse",
             "telemetry",
             "upstream",
         ],
     ),
     // One mock node: stands beside the data plane and shares only its leaves.
     layer("mock", &["http1", "openai", "runtime", "sse"]),
-    // Probes, registration, reload: publishes new tables, never runs on a worker's hot path.
+    // Probes, key file, snapshots: publishes to what the workers read, never runs on their hot path.
     layer(
         "control",
         &[
-            "admission",
             "auth",
             "config",
             "http1",
@@ -62,38 +60,26 @@ pub const LAYERS: &[Layer] = &[
             "openai",
             "proxy",
             "runtime",
-            "sse",
             "telemetry",
         ],
     ),
-    // Threads, listeners, signals, drain.
+    // Threads, listeners, signals, drain. Whoever composes the process hands it the control thread.
     layer(
         "server",
         &[
             "admission",
             "auth",
             "config",
-            "control",
             "nodes",
             "proxy",
             "runtime",
             "telemetry",
-            "upstream",
         ],
     ),
     // The commands.
     layer(
         "cli",
-        &[
-            "auth",
-            "config",
-            "control",
-            "mock",
-            "nodes",
-            "runtime",
-            "server",
-            "telemetry",
-        ],
+        &["auth", "config", "control", "mock", "runtime", "server"],
     ),
     layer("main", &["cli"]),
 ];
@@ -139,11 +125,28 @@ const OUTSIDE_WORLD: &[(&str, &str)] = &[
 ];
 
 /// Functions that may be longer than [`FUNCTION_LINES_MAX`]: `(path, name, reason)`.
-const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[(
-    "src/openai/error_tests.rs",
-    "every_row_of_the_contract_has_its_status_type_and_code",
-    "a table: one entry per row of the contract, in its order",
-)];
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[
+    (
+        "src/openai/error_tests.rs",
+        "every_row_of_the_contract_has_its_status_type_and_code",
+        "a table: one entry per row of the contract, in its order",
+    ),
+    (
+        "src/http1/tests.rs",
+        "limits_can_be_tightened",
+        "a table: one entry per limit",
+    ),
+    (
+        "tests/config/nodes.rs",
+        "every_field_of_a_node_has_its_limits",
+        "a table: one entry per field",
+    ),
+    (
+        "src/proxy/relay.rs",
+        "relay",
+        "one loop that names every way a response can end, in order",
+    ),
+];
 
 /// Test files that may sleep: `(path, reason)`. Waiting for a condition is no reason: poll it with
 /// a deadline through a helper named `until…` or `wait…`, where sleeping is always allowed.
@@ -167,7 +170,7 @@ const fn layer(name: &'static str, uses: &'static [&'static str]) -> Layer {
 }
 
 /// Uses between top-level modules that [`LAYERS`] does not allow, and modules it does not know.
-pub fn layering(sources: &[Source], layers: &[Layer]) -> Vec<String> {
+pub(crate) fn layering(sources: &[Source], layers: &[Layer]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources.iter().filter(|source| !source.is_test) {
         let own = source.top_module();
@@ -199,7 +202,7 @@ pub fn layering(sources: &[Source], layers: &[Layer]) -> Vec<String> {
 }
 
 /// Cycles between top-level modules as the code has them, tests aside.
-pub fn cycles(sources: &[Source], layers: &[Layer]) -> Vec<String> {
+pub(crate) fn cycles(sources: &[Source], layers: &[Layer]) -> Vec<String> {
     let mut graph: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for source in sources.iter().filter(|source| !source.is_test) {
         let own = source.top_module();
@@ -218,7 +221,7 @@ pub fn cycles(sources: &[Source], layers: &[Layer]) -> Vec<String> {
 }
 
 /// Rows of the table that name a later row, or one that does not exist.
-pub fn table_order(layers: &[Layer]) -> Vec<String> {
+pub(crate) fn table_order(layers: &[Layer]) -> Vec<String> {
     let mut out = Vec::new();
     for (index, row) in layers.iter().enumerate() {
         for used in row.uses {
@@ -234,7 +237,7 @@ pub fn table_order(layers: &[Layer]) -> Vec<String> {
 }
 
 /// Names of I/O, clocks or the runtime in modules that take and return plain data.
-pub fn sans_io(sources: &[Source]) -> Vec<String> {
+pub(crate) fn sans_io(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources.iter().filter(|source| !source.is_test) {
         let module = source.module().join("::");
@@ -258,7 +261,7 @@ pub fn sans_io(sources: &[Source]) -> Vec<String> {
 }
 
 /// `monoio` outside `runtime/` and `server/`, `unsafe` outside `runtime/`.
-pub fn boundary(sources: &[Source]) -> Vec<String> {
+pub(crate) fn boundary(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources {
         let top = source.top_module();
@@ -281,8 +284,13 @@ pub fn boundary(sources: &[Source]) -> Vec<String> {
 }
 
 /// Error bodies written anywhere but in `proxy::respond`.
-pub fn error_responses(sources: &[Source]) -> Vec<String> {
-    const HOMES: &[&str] = &["src/proxy/respond.rs", "src/openai/error.rs"];
+pub(crate) fn error_responses(sources: &[Source]) -> Vec<String> {
+    // The mock node is another server, with answers of its own.
+    const HOMES: &[&str] = &[
+        "src/proxy/respond.rs",
+        "src/openai/error.rs",
+        "src/mock/message.rs",
+    ];
     let elsewhere = sources
         .iter()
         .filter(|source| !HOMES.contains(&source.path.as_str()));
@@ -312,7 +320,7 @@ pub fn error_responses(sources: &[Source]) -> Vec<String> {
 }
 
 /// Metric names spelt outside `telemetry::names`.
-pub fn metric_names(sources: &[Source]) -> Vec<String> {
+pub(crate) fn metric_names(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources {
         if source.path == "src/telemetry/names.rs" {
@@ -334,7 +342,7 @@ pub fn metric_names(sources: &[Source]) -> Vec<String> {
 }
 
 /// Too long files, functions and lines; files that do not say what they own.
-pub fn size(sources: &[Source]) -> Vec<String> {
+pub(crate) fn size(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources {
         let path = &source.path;
@@ -351,7 +359,7 @@ pub fn size(sources: &[Source]) -> Vec<String> {
         }
         for (number, line) in source.text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > LINE_COLUMNS_MAX {
+            if columns > LINE_COLUMNS_MAX && !cannot_be_broken(line) {
                 let number = number + 1;
                 out.push(format!(
                     "{path}:{number}: {columns} columns, at most {LINE_COLUMNS_MAX}"
@@ -376,7 +384,7 @@ pub fn size(sources: &[Source]) -> Vec<String> {
 }
 
 /// Notes to self, unfinished code, ignored tests without a reason.
-pub fn leftovers(sources: &[Source]) -> Vec<String> {
+pub(crate) fn leftovers(sources: &[Source]) -> Vec<String> {
     // Spelt in halves so that this file does not accuse itself.
     let notes = [
         concat!("TO", "DO"),
@@ -411,7 +419,7 @@ pub fn leftovers(sources: &[Source]) -> Vec<String> {
 }
 
 /// Tests that sleep instead of waiting for a condition.
-pub fn sleeps(sources: &[Source]) -> Vec<String> {
+pub(crate) fn sleeps(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in sources {
         let is_listed = SLEEPING_TESTS.iter().any(|(path, _)| *path == source.path);
@@ -433,7 +441,7 @@ pub fn sleeps(sources: &[Source]) -> Vec<String> {
 }
 
 /// Entries of the exception lists that excuse nothing any more.
-pub fn stale_exceptions(sources: &[Source]) -> Vec<String> {
+pub(crate) fn stale_exceptions(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for (path, name, _) in LONG_FUNCTIONS {
         let still = sources
@@ -531,6 +539,15 @@ fn contains_path(named: &Named, path: &str) -> bool {
             .windows(several.len())
             .any(|window| window == several),
     }
+}
+
+/// A row of a table in documentation, or a line that is long because of one literal.
+fn cannot_be_broken(line: &str) -> bool {
+    let code = line.trim_start();
+    let is_row = code.starts_with("//! |") || code.starts_with("/// |");
+    let literal = code.find('"').zip(code.rfind('"'));
+    let literal_columns = literal.map_or(0, |(start, end)| end - start);
+    is_row || (!code.starts_with("//") && literal_columns > LINE_COLUMNS_MAX / 2)
 }
 
 fn is_separator(token: &Token) -> bool {

@@ -264,6 +264,10 @@ fn sizes_are_reported_beyond_the_limit_and_not_at_it() {
     let line = |columns: usize| format!("//!{}", "é".repeat(columns - 3));
     assert_eq!(rules::size(&one("src/a.rs", &line(120))), [""; 0]);
     assert_eq!(rules::size(&one("src/a.rs", &line(121))).len(), 1);
+    let row = format!("//!\n/// | {} |", "x".repeat(120));
+    assert_eq!(rules::size(&one("src/a.rs", &row)), [""; 0]);
+    let literal = format!("//!\nconst X: &str = \"{}\";", "x".repeat(120));
+    assert_eq!(rules::size(&one("src/a.rs", &literal)), [""; 0]);
     let file = |lines: usize| "//!\n".repeat(lines);
     assert_eq!(rules::size(&one("src/a.rs", &file(800))), [""; 0]);
     assert_eq!(rules::size(&one("src/a.rs", &file(801))).len(), 1);

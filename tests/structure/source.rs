@@ -8,42 +8,42 @@ use std::path::Path;
 use super::lexer::{Kind, Token, tokens};
 
 /// One Rust file.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to the repository, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// The text as it stands.
-    pub text: String,
+    pub(crate) text: String,
     /// The text as tokens.
-    pub tokens: Vec<Token>,
+    pub(crate) tokens: Vec<Token>,
     /// Whether the whole file is compiled for tests only.
-    pub is_test: bool,
+    pub(crate) is_test: bool,
     test_ranges: Vec<Range<usize>>,
 }
 
 /// A path as written, `use` trees spread out: `crate::a::b`, `std::fs`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// The segments, `super` and `self` not yet resolved.
-    pub segments: Vec<String>,
+    pub(crate) segments: Vec<String>,
     /// Index of the first token, for [`Source::is_test_code`].
-    pub token: usize,
+    pub(crate) token: usize,
     /// The line it begins on.
-    pub line: usize,
+    pub(crate) line: usize,
 }
 
 /// A function with a body.
-pub struct Function {
+pub(crate) struct Function {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The line of `fn`.
-    pub line: usize,
+    pub(crate) line: usize,
     /// From the line of `fn` to the line of the closing brace, both counted.
-    pub lines: usize,
+    pub(crate) lines: usize,
 }
 
 impl Source {
     /// Reads a text as the file `path`.
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let tokens = tokens(text);
         Self {
             path: path.to_owned(),
@@ -55,7 +55,7 @@ impl Source {
     }
 
     /// The module path below the crate root: `["proxy", "relay"]`; empty for `lib.rs` and `main.rs`.
-    pub fn module(&self) -> Vec<&str> {
+    pub(crate) fn module(&self) -> Vec<&str> {
         let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let mut segments: Vec<&str> = inner.trim_end_matches(".rs").split('/').collect();
         if matches!(segments.last(), Some(&("mod" | "lib" | "main"))) {
@@ -65,7 +65,7 @@ impl Source {
     }
 
     /// The module directly below the crate root; `main` for the command, `lib` for the root.
-    pub fn top_module(&self) -> &str {
+    pub(crate) fn top_module(&self) -> &str {
         match self.path.as_str() {
             "src/main.rs" => "main",
             "src/lib.rs" => "lib",
@@ -74,12 +74,12 @@ impl Source {
     }
 
     /// Whether the token at `index` is compiled for tests only.
-    pub fn is_test_code(&self, index: usize) -> bool {
+    pub(crate) fn is_test_code(&self, index: usize) -> bool {
         self.is_test || self.test_ranges.iter().any(|range| range.contains(&index))
     }
 
     /// Files this one declares with `#[cfg(test)] mod name;`.
-    pub fn test_files(&self) -> Vec<String> {
+    pub(crate) fn test_files(&self) -> Vec<String> {
         let folder = self.child_folder();
         let mut files = Vec::new();
         for range in &self.test_ranges {
@@ -102,7 +102,7 @@ impl Source {
     }
 
     /// Every path of two or more segments, and every single word of a `use`.
-    pub fn paths(&self) -> Vec<Named> {
+    pub(crate) fn paths(&self) -> Vec<Named> {
         let mut out = Vec::new();
         let mut index = 0;
         while index < self.tokens.len() {
@@ -118,7 +118,7 @@ impl Source {
     }
 
     /// The functions that have a body, nested ones too.
-    pub fn functions(&self) -> Vec<Function> {
+    pub(crate) fn functions(&self) -> Vec<Function> {
         let mut out = Vec::new();
         for (index, token) in self.tokens.iter().enumerate() {
             let name = self.tokens.get(index + 1).and_then(Token::word);
@@ -136,7 +136,7 @@ impl Source {
     }
 
     /// How many `mod name { … }` enclose the token at `index`.
-    pub fn inline_module_depth(&self, index: usize) -> usize {
+    pub(crate) fn inline_module_depth(&self, index: usize) -> usize {
         let opens = |at: &usize| {
             self.tokens[*at].is_word("mod")
                 && self.tokens.get(at + 2).is_some_and(|t| t.is_mark('{'))
@@ -222,7 +222,7 @@ impl Source {
 }
 
 /// Marks every file that another one declares for tests only, and what those declare in turn.
-pub fn mark_test_files(sources: &mut [Source]) {
+pub(crate) fn mark_test_files(sources: &mut [Source]) {
     loop {
         let declared: BTreeSet<String> = sources
             .iter()
