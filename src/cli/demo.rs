@@ -29,8 +29,14 @@ pub(crate) fn demo(options: &DemoOptions) -> ExitCode {
 fn start(options: &DemoOptions) -> Result<Server, String> {
     // Before the nodes' threads exist: signals are for the router to receive.
     server::block_signals().map_err(|error| error.to_string())?;
-    let nodes = NAMES.into_iter().map(start_node).collect::<Result<_, _>>()?;
-    let mut config = Config { nodes, ..Config::default() };
+    let nodes = NAMES
+        .into_iter()
+        .map(start_node)
+        .collect::<Result<_, _>>()?;
+    let mut config = Config {
+        nodes,
+        ..Config::default()
+    };
     config.server.host = IpAddr::V4(Ipv4Addr::LOCALHOST);
     config.server.port = options.port;
     // Nobody balances over a demo.
@@ -55,8 +61,8 @@ fn start_node(name: &str) -> Result<NodeConfig, String> {
     };
     let driver = runtime::choose(Preference::Auto).map_err(explain)?.driver;
     let node = mock::start(options, driver).map_err(explain)?;
-    let base_url = BaseUrl::parse(&format!("http://{}", node.address))
-        .map_err(|error| error.to_string())?;
+    let base_url =
+        BaseUrl::parse(&format!("http://{}", node.address)).map_err(|error| error.to_string())?;
     Ok(NodeConfig {
         name: name.to_owned(),
         base_url,

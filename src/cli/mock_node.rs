@@ -31,7 +31,9 @@ fn mock_options(options: &MockNodeOptions) -> MockOptions {
         first_token_delay: milliseconds(options.first_token_ms),
         token_interval: milliseconds(options.token_interval_ms),
         token_count: options.tokens,
-        body_bytes: usize::try_from(options.body_bytes).ok().filter(|bytes| *bytes > 0),
+        body_bytes: usize::try_from(options.body_bytes)
+            .ok()
+            .filter(|bytes| *bytes > 0),
         error_rate: options.error_rate,
         disconnect_rate: options.disconnect_rate,
         keep_alive: Duration::from_secs_f64(options.keep_alive_secs),
