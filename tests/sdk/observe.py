@@ -49,7 +49,7 @@ def busy():
 
 
 def until_idle():
-    """The promise: abandoned work stops within one second, everywhere."""
+    """Abandoned work stops within one second; a busy machine is given three."""
     seen = {}
 
     def idle():
