@@ -89,7 +89,9 @@ impl Source {
             };
             match path_attribute(item) {
                 Some(file) => {
-                    let beside = Path::new(&self.path).parent().unwrap_or(Path::new(""));
+                    let beside = Path::new(&self.path)
+                        .parent()
+                        .unwrap_or_else(|| Path::new(""));
                     files.push(beside.join(file).to_string_lossy().into_owned());
                 }
                 None => {
