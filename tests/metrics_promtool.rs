@@ -1,4 +1,5 @@
-//! `promtool check metrics`, the judge of spec section 8, on the text the router shows with and without traffic.
+//! `promtool check metrics`, the judge of spec section 8, on the text the router shows with and
+//! without traffic.
 
 #![expect(
     clippy::unwrap_used,

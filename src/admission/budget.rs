@@ -1,5 +1,5 @@
-//! Owns the process-wide budget of buffered body bytes (`proxy.max_buffered_bytes`). Counts bytes only: never allocates or
-//! holds a buffer itself, and never waits for room.
+//! Owns the process-wide budget of buffered body bytes (`proxy.max_buffered_bytes`). Counts bytes
+//! only: never allocates or holds a buffer itself, and never waits for room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,7 +99,8 @@ impl BufferReservation {
         self.bytes
     }
 
-    /// Reserves `more_bytes` on top, for a chunked body that turns out longer; `false` leaves the reservation as it was.
+    /// Reserves `more_bytes` on top, for a chunked body that turns out longer; `false` leaves the
+    /// reservation as it was.
     #[must_use]
     pub fn try_grow(&mut self, more_bytes: u64) -> bool {
         let grown = self.shared.try_reserve(more_bytes);

@@ -1,5 +1,6 @@
-//! Owns the one shared counter behind every limit: a count that never passes its limit. Node slots, permits and waiting
-//! places are guards over it. Never hands out a unit that it cannot account for, and knows nothing of what a unit means.
+//! Owns the one shared counter behind every limit: a count that never passes its limit. Node slots,
+//! permits and waiting places are guards over it. Never hands out a unit that it cannot account
+//! for, and knows nothing of what a unit means.
 
 #[cfg(all(test, loom))]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +18,9 @@ pub struct Occupancy {
 
 /// Counts units up to a limit that may change at any time.
 ///
-/// Invariant: a unit is only ever taken while `count < limit`, exactly, on any number of threads. Both numbers live in one
-/// word, so a limit lowered during a take makes the take try again; one load shows a consistent pair.
+/// Invariant: a unit is only ever taken while `count < limit`, exactly, on any number of threads.
+/// Both numbers live in one word, so a limit lowered during a take makes the take try again; one
+/// load shows a consistent pair.
 #[derive(Debug)]
 pub struct LimitedCounter {
     /// `limit << 32 | count`.
@@ -40,7 +42,8 @@ impl LimitedCounter {
         unpack(self.packed.load(Ordering::Relaxed))
     }
 
-    /// Changes the limit. Units beyond a lowered limit stay valid; none is handed out until the count is below it.
+    /// Changes the limit. Units beyond a lowered limit stay valid; none is handed out until the
+    /// count is below it.
     pub fn set_limit(&self, limit: u32) {
         let mut seen = self.packed.load(Ordering::Relaxed);
         loop {
@@ -55,7 +58,8 @@ impl LimitedCounter {
         }
     }
 
-    /// Takes one unit; `false` when the limit is reached. The caller must wrap the unit in a guard that calls `release`.
+    /// Takes one unit; `false` when the limit is reached. The caller must wrap the unit in a guard
+    /// that calls `release`.
     pub(crate) fn try_take(&self) -> bool {
         let mut seen = self.packed.load(Ordering::Relaxed);
         loop {
@@ -80,7 +84,8 @@ impl LimitedCounter {
         );
     }
 
-    /// Relaxed is enough: the word guards no other memory, and read-modify-writes of one word are totally ordered.
+    /// Relaxed is enough: the word guards no other memory, and read-modify-writes of one word are
+    /// totally ordered.
     fn exchange(&self, seen: u64, wanted: u64) -> Result<u64, u64> {
         self.packed
             .compare_exchange_weak(seen, wanted, Ordering::Relaxed, Ordering::Relaxed)

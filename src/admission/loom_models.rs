@@ -1,6 +1,9 @@
-//! Every interleaving of the shared counter, as loom explores it. The sentence in `counter` that a unit is only taken below the
-//! limit stands or falls here. Run with
-//! `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom_models`.
+//! Every interleaving of the shared counter, as loom explores it. The sentence in `counter` that a
+//! unit is only taken below the limit stands or falls here. Run with:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom_models
+//! ```
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};

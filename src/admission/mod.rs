@@ -1,5 +1,6 @@
-//! Owns the router-wide limits of spec section 5: requests in flight, requests waiting with the backpressure state that
-//! follows from them, and bytes of buffered bodies. Plain numbers and guards: never does I/O, reads a clock, or waits.
+//! Owns the router-wide limits of spec section 5: requests in flight, requests waiting with the
+//! backpressure state that follows from them, and bytes of buffered bodies. Plain numbers and
+//! guards: never does I/O, reads a clock, or waits.
 
 mod budget;
 mod counter;
@@ -47,7 +48,8 @@ pub struct Admission {
     limits: AdmissionLimits,
 }
 
-/// One worker's handle on the [`Admission`]; guards made from it count references without touching shared memory.
+/// One worker's handle on the [`Admission`]; guards made from it count references without touching
+/// shared memory.
 #[derive(Clone, Debug)]
 pub struct LocalAdmission {
     shared: PerWorker<Admission>,
@@ -68,8 +70,9 @@ pub struct Waiting {
 }
 
 impl AdmissionLimits {
-    /// The state when `waiting` requests wait. Divides instead of multiplying, because `7.0 / 100.0 == 0.07` while
-    /// `0.07 * 100.0 > 7.0`: a threshold written in decimal is met exactly.
+    /// The state when `waiting` requests wait. Divides instead of multiplying, because
+    /// `7.0 / 100.0 == 0.07` while `0.07 * 100.0 > 7.0`: a threshold written in decimal is met
+    /// exactly.
     #[must_use]
     pub fn backpressure(&self, waiting: u32) -> Backpressure {
         let ratio = f64::from(waiting) / f64::from(self.max_waiting.max(1));
@@ -82,8 +85,8 @@ impl AdmissionLimits {
         }
     }
 
-    /// The smallest count of waiting requests that is Overloaded, found by halving: `backpressure` never falls as the
-    /// count rises.
+    /// The smallest count of waiting requests that is Overloaded, found by halving: `backpressure`
+    /// never falls as the count rises.
     fn waiting_until_overloaded(&self) -> u32 {
         let (mut low, mut high) = (0, self.max_waiting.max(1));
         while low < high {
@@ -168,7 +171,8 @@ impl LocalAdmission {
         })
     }
 
-    /// Counts a request as waiting unless the state is [`Backpressure::Overloaded`]: then it must be refused.
+    /// Counts a request as waiting unless the state is [`Backpressure::Overloaded`]: then it must
+    /// be refused.
     pub fn try_wait(&self) -> Option<Waiting> {
         self.shared.waiting.try_take().then(|| Waiting {
             shared: self.shared.clone(),

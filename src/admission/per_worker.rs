@@ -4,8 +4,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// One worker's reference to shared state. A clone counts on this core alone, so guards that hold one do not make all cores
-/// write the same reference count.
+/// One worker's reference to shared state. A clone counts on this core alone, so guards that hold
+/// one do not make all cores write the same reference count.
 #[derive(Debug)]
 pub(crate) struct PerWorker<T>(Rc<Holder<T>>);
 

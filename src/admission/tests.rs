@@ -62,7 +62,8 @@ fn the_state_follows_the_ratio_of_waiting_requests() {
         places.push(place);
         seen.push(admission.shared().backpressure());
     }
-    // Below 0.5 normal, below 0.8 warning; the 80th waiting request makes it overloaded, so there is no 81st.
+    // Below 0.5 normal, below 0.8 warning; the 80th waiting request makes it overloaded, so there
+    // is no 81st.
     assert_eq!(places.len(), 80);
     assert!(
         seen[..49]

@@ -1,19 +1,107 @@
-//! `llm-router demo`.
+//! `llm-router demo`: the router in front of three mock nodes, all in this process.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use llm_router::auth::key::KeyHash;
+use llm_router::config::{BaseUrl, Config, NodeConfig};
+use llm_router::mock::{self, MockOptions};
+use llm_router::runtime::{self, Preference};
+use llm_router::server::{self, Server};
 
 use super::options::DemoOptions;
-use super::output::refuse;
+use super::output::{refuse, say};
+use super::serve;
 
-/// Runs the router on 127.0.0.1 with three mock nodes.
+/// Runs the router on 127.0.0.1 with three mock nodes until it is told to stop.
 pub(crate) fn demo(options: &DemoOptions) -> ExitCode {
-    run_demo(options)
+    match start(options) {
+        Ok(server) => {
+            say(welcome(server.address()));
+            serve::exit_code(server.run())
+        }
+        Err(reason) => refuse(reason),
+    }
 }
 
-/// The seam to the server and its mock nodes.
-fn run_demo(options: &DemoOptions) -> ExitCode {
-    refuse(format_args!(
-        "this build has no server to listen on port {}",
-        options.port
-    ))
+fn start(options: &DemoOptions) -> Result<Server, String> {
+    // Before the nodes' threads exist: signals are for the router to receive.
+    server::block_signals().map_err(|error| error.to_string())?;
+    let nodes = NAMES
+        .into_iter()
+        .map(start_node)
+        .collect::<Result<_, _>>()?;
+    let mut config = Config {
+        nodes,
+        ..Config::default()
+    };
+    config.server.host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    config.server.port = options.port;
+    // Nobody balances over a demo.
+    config.server.drain_announce = Duration::ZERO;
+    config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
+    let server = serve::start(config)?;
+    if server.wait_until_ready(READY_TIMEOUT) {
+        Ok(server)
+    } else {
+        Err("the mock nodes did not come up".to_owned())
+    }
 }
+
+fn start_node(name: &str) -> Result<NodeConfig, String> {
+    let explain = |error: io::Error| format!("cannot start the mock node {name}: {error}");
+    let options = MockOptions {
+        name: name.to_owned(),
+        models: vec![CHAT_MODEL.to_owned(), EMBEDDING_MODEL.to_owned()],
+        first_token_delay: Duration::from_millis(80),
+        token_interval: Duration::from_millis(40),
+        ..MockOptions::default()
+    };
+    let driver = runtime::choose(Preference::Auto).map_err(explain)?.driver;
+    let node = mock::start(options, driver).map_err(explain)?;
+    let base_url =
+        BaseUrl::parse(&format!("http://{}", node.address)).map_err(|error| error.to_string())?;
+    Ok(NodeConfig {
+        name: name.to_owned(),
+        base_url,
+        models: Vec::new(),
+        api_key: None,
+        max_concurrency: Some(SLOTS),
+        weight: 1,
+    })
+}
+
+fn welcome(address: SocketAddr) -> String {
+    format!(
+        r#"
+llm-router demo: http://{address} in front of the mock nodes {names}.
+The API key is {KEY}. Try, in another terminal:
+
+  curl http://{address}/v1/chat/completions -H "Authorization: Bearer {KEY}" \
+    -H "Content-Type: application/json" \
+    -d '{{"model":"{CHAT_MODEL}","messages":[{{"role":"user","content":"Hello"}}]}}'
+
+  curl -N http://{address}/v1/chat/completions -H "Authorization: Bearer {KEY}" \
+    -H "Content-Type: application/json" \
+    -d '{{"model":"{CHAT_MODEL}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}'
+
+  curl http://{address}/v1/embeddings -H "Authorization: Bearer {KEY}" \
+    -H "Content-Type: application/json" -d '{{"model":"{EMBEDDING_MODEL}","input":"Hello"}}'
+
+  curl http://{address}/v1/models -H "Authorization: Bearer {KEY}"
+  curl http://{address}/metrics
+
+Press Ctrl-C to stop."#,
+        names = NAMES.join(", "),
+    )
+}
+
+const NAMES: [&str; 3] = ["mock-1", "mock-2", "mock-3"];
+const KEY: &str = "sk-demo";
+const CHAT_MODEL: &str = "llama-3.2-1b";
+const EMBEDDING_MODEL: &str = "all-minilm-l6-v2";
+/// Requests each mock node works on at once.
+const SLOTS: u32 = 8;
+const READY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,5 +1,6 @@
-//! Owns the health machines of all nodes, on the control thread: passes events to them, keeps the last online node of a model
-//! from being ejected, and publishes verdicts to the workers. Never probes and reads no clock.
+//! Owns the health machines of all nodes, on the control thread: passes events to them, keeps the
+//! last online node of a model from being ejected, and publishes verdicts to the workers. Never
+//! probes and reads no clock.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,7 +35,8 @@ impl HealthBoard {
         }
     }
 
-    /// Takes in a new table: new nodes start Pending and due for a probe, known ones keep their health, removed ones go.
+    /// Takes in a new table: new nodes start Pending and due for a probe, known ones keep their
+    /// health, removed ones go.
     pub fn follow(&mut self, table: &NodeTable, now: Duration) {
         self.machines.retain(|name, _| table.node(name).is_some());
         for node in table.nodes() {
@@ -66,7 +68,8 @@ impl HealthBoard {
         self.machines.values().map(NodeHealth::probe_at).min()
     }
 
-    /// Passes an event to `node`, a node of `table`, and publishes the verdict. Returns the change, if there is one.
+    /// Passes an event to `node`, a node of `table`, and publishes the verdict. Returns the change,
+    /// if there is one.
     pub fn apply(
         &mut self,
         table: &NodeTable,
@@ -95,7 +98,8 @@ impl HealthBoard {
         Some(Transition { from, to })
     }
 
-    /// Where `node` was the last online one of a model, ejected nodes of that model need not sit out their time.
+    /// Where `node` was the last online one of a model, ejected nodes of that model need not sit
+    /// out their time.
     fn recall_replacements(&mut self, table: &NodeTable, node: &Node, now: Duration) {
         for model in table.models().filter(|model| model.is_served_by(node)) {
             if model
@@ -123,7 +127,8 @@ pub struct EventTime {
     pub random: u32,
 }
 
-/// Whether a reached threshold ejects the node. If not, its run of failures starts again, so that it is asked again.
+/// Whether a reached threshold ejects the node. If not, its run of failures starts again, so that
+/// it is asked again.
 fn may_eject(table: &NodeTable, node: &Node) -> bool {
     // A success since the report has ended the run.
     let still_failing = node.live.consecutive_failures() >= EJECTION_FAILURES;

@@ -1,5 +1,5 @@
-//! Owns one worker's view of the node table: the cached candidate lists, and slots. Never shared between threads, never waits:
-//! a choice either takes a slot now or says why not.
+//! Owns one worker's view of the node table: the cached candidate lists, and slots. Never shared
+//! between threads, never waits: a choice either takes a slot now or says why not.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -70,7 +70,8 @@ pub struct ResolvedModel {
     clock: Rc<Cell<u64>>,
 }
 
-/// A node as one worker keeps it: slots count references here instead of on a line shared by all cores.
+/// A node as one worker keeps it: slots count references here instead of on a line shared by all
+/// cores.
 #[derive(Debug)]
 struct WorkerNode {
     node: Arc<Node>,
@@ -124,8 +125,9 @@ impl Candidates {
         }
     }
 
-    /// Chooses a node for `model` and takes a slot of it. Nodes in `exclude`, those already tried, count as full. `now` is a
-    /// coarse monotonic time. A hit neither allocates nor touches a shared line other than the nodes' own.
+    /// Chooses a node for `model` and takes a slot of it. Nodes in `exclude`, those already tried,
+    /// count as full. `now` is a coarse monotonic time. A hit neither allocates nor touches a
+    /// shared line other than the nodes' own.
     pub fn select(&mut self, model: &str, exclude: &[NodeId], now: Duration) -> Selection {
         match self.resolve(model, now) {
             Some(resolved) => resolved.select(exclude),
@@ -222,7 +224,8 @@ impl Candidates {
         }))
     }
 
-    /// Stores an entry in place of its stale self, in free room, or in place of one not used lately.
+    /// Stores an entry in place of its stale self, in free room, or in place of one not used
+    /// lately.
     fn store(&mut self, stale: Option<usize>, entry: Entry) {
         let position = match stale {
             Some(position) => position,
@@ -243,8 +246,8 @@ impl Candidates {
         *place = entry;
     }
 
-    /// The first entry from the hand on that was not used since the hand last passed; one round clears all marks, so the
-    /// search ends in the second.
+    /// The first entry from the hand on that was not used since the hand last passed; one round
+    /// clears all marks, so the search ends in the second.
     fn replaceable(&mut self) -> usize {
         loop {
             let position = self.hand;
@@ -258,7 +261,8 @@ impl Candidates {
 }
 
 impl ResolvedModel {
-    /// The name nodes know the model by; to be spliced into the body when [`is_alias`](Self::is_alias).
+    /// The name nodes know the model by; to be spliced into the body when
+    /// [`is_alias`](Self::is_alias).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.model.name
@@ -288,7 +292,8 @@ impl ResolvedModel {
 
     /// Chooses a node outside `exclude` and takes a slot of it.
     pub fn select(self: Rc<Self>, exclude: &[NodeId]) -> Selection {
-        // Each round sees fresh loads: a node whose last slot another core took meanwhile has dropped out.
+        // Each round sees fresh loads: a node whose last slot another core took meanwhile has
+        // dropped out.
         for _ in 0..CHOICE_ROUNDS {
             let mut any_online = false;
             let choice = policy::choose(self.nodes.iter().filter_map(|known| {

@@ -1,5 +1,6 @@
-//! Owns the verdict on one node: a pure state machine on a clock and random numbers that are passed in. Never probes, publishes
-//! or looks at other nodes; [`HealthBoard`](super::HealthBoard) does the latter two.
+//! Owns the verdict on one node: a pure state machine on a clock and random numbers that are passed
+//! in. Never probes, publishes or looks at other nodes; [`HealthBoard`](super::HealthBoard) does
+//! the latter two.
 //!
 //! ```text
 //!                        probe ok                  5 failures in a row
@@ -79,7 +80,8 @@ impl NodeHealth {
         self.state
     }
 
-    /// When the next probe is due. It moves with each probe's outcome, so a driver probes a node again only after that.
+    /// When the next probe is due. It moves with each probe's outcome, so a driver probes a node
+    /// again only after that.
     #[must_use]
     pub fn probe_at(&self) -> Duration {
         self.probe_at
@@ -91,7 +93,8 @@ impl NodeHealth {
         self.returns_at
     }
 
-    /// Takes one event in. `random` is any number; it spreads the returns of nodes ejected together.
+    /// Takes one event in. `random` is any number; it spreads the returns of nodes ejected
+    /// together.
     pub fn apply(&mut self, event: HealthEvent, now: Duration, random: u32) {
         match event {
             HealthEvent::ProbeSucceeded => self.probe_succeeded(now),
@@ -112,7 +115,8 @@ impl NodeHealth {
         }
     }
 
-    /// Lets an ejected node be probed and return at once, because a model is left without any online node.
+    /// Lets an ejected node be probed and return at once, because a model is left without any
+    /// online node.
     pub fn recall(&mut self, now: Duration) {
         if self.state == NodeState::Ejected {
             self.returns_at = self.returns_at.min(now);
@@ -138,7 +142,13 @@ impl NodeHealth {
 
     fn probe_failed(&mut self, now: Duration, random: u32) {
         self.failed_probes = self.failed_probes.saturating_add(1);
-        self.probe_at = now.saturating_add(self.probe_interval);
+        // A node in service is judged at the usual pace; one that is awaited is looked for more often,
+        // so that a router started together with its nodes does not wait a whole interval for them.
+        let pause = match self.state {
+            NodeState::Online | NodeState::Draining => self.probe_interval,
+            _ => self.probe_interval.min(AWAITED_PROBE_INTERVAL),
+        };
+        self.probe_at = now.saturating_add(pause);
         if self.failed_probes >= OFFLINE_FAILED_PROBES {
             self.leave(NodeState::Offline);
         } else if self.state == NodeState::Ejected {
@@ -217,6 +227,8 @@ impl NodeHealth {
 
 /// Failed probes in a row that take a node offline (spec section 9).
 pub const OFFLINE_FAILED_PROBES: u32 = 2;
+/// Pause between probes of a node that is not in service.
+pub const AWAITED_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Length of the first ejection (spec section 6).
 pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
 /// Length that doubling ends at, and the calm stretch after which it starts anew (spec section 6).

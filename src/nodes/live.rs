@@ -1,5 +1,6 @@
-//! Owns what changes about a node while requests run: slots, state, failure counts. All of it is lock-free and shared by the
-//! workers. Never decides anything: the policy chooses, the health machine judges.
+//! Owns what changes about a node while requests run: slots, state, failure counts. All of it is
+//! lock-free and shared by the workers. Never decides anything: the policy chooses, the health
+//! machine judges.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -43,7 +44,8 @@ pub enum FailureReason {
 
 /// The counters of one node. They belong to its name and outlive changes of the table.
 ///
-/// What selection touches lies on one cache line per node, so choosing and taking a slot moves that line once.
+/// What selection touches lies on one cache line per node, so choosing and taking a slot moves that
+/// line once.
 #[derive(Debug)]
 pub struct NodeLive {
     selection: CachePadded<SelectionLine>,
@@ -145,7 +147,8 @@ impl NodeLive {
             .unwrap_or(NodeState::Offline)
     }
 
-    /// Publishes the health machine's verdict; workers see it at their next choice. Only the control thread calls this.
+    /// Publishes the health machine's verdict; workers see it at their next choice. Only the
+    /// control thread calls this.
     pub fn publish_state(&self, state: NodeState) {
         self.selection.state.store(state as u8, Ordering::Relaxed);
     }
@@ -168,8 +171,8 @@ impl NodeLive {
         self.selection.consecutive_failures.load(Ordering::Relaxed)
     }
 
-    /// Counts a failure of the node; `true` exactly for the one that reaches [`EJECTION_FAILURES`] in a row. The caller then
-    /// tells the control thread, once.
+    /// Counts a failure of the node; `true` exactly for the one that reaches [`EJECTION_FAILURES`]
+    /// in a row. The caller then tells the control thread, once.
     #[must_use = "a reached threshold must be reported to the control thread"]
     pub fn record_failure(&self, reason: FailureReason) -> bool {
         self.failures_total[reason as usize].fetch_add(1, Ordering::Relaxed);
@@ -180,15 +183,16 @@ impl NodeLive {
         before.wrapping_add(1) == EJECTION_FAILURES
     }
 
-    /// Ends a run of failures. Writes only when there was one: a healthy node's line is not dirtied.
+    /// Ends a run of failures. Writes only when there was one: a healthy node's line is not
+    /// dirtied.
     pub fn record_success(&self) {
         if self.consecutive_failures() != 0 {
             self.restart_failure_run();
         }
     }
 
-    /// Counts from zero again after the control thread has dealt with a reached threshold, whatever it decided: otherwise a
-    /// last node that could not be ejected would never report again.
+    /// Counts from zero again after the control thread has dealt with a reached threshold, whatever
+    /// it decided: otherwise a last node that could not be ejected would never report again.
     pub(super) fn restart_failure_run(&self) {
         self.selection
             .consecutive_failures

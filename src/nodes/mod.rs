@@ -1,5 +1,6 @@
-//! Owns what the router knows about nodes: the table snapshot, live counters, the choice of a node with its slot, and health.
-//! Plain data in, plain data out: never does I/O, reads a clock, or waits.
+//! Owns what the router knows about nodes: the table snapshot, live counters, the choice of a node
+//! with its slot, and health. Plain data in, plain data out: never does I/O, reads a clock, or
+//! waits.
 
 mod availability;
 mod board;

@@ -1,4 +1,5 @@
-//! Owns the choice among nodes: one replaceable function of plain data. Never reads a counter, takes a slot or allocates.
+//! Owns the choice among nodes: one replaceable function of plain data. Never reads a counter,
+//! takes a slot or allocates.
 
 /// What the policy knows about one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,11 +14,11 @@ pub struct Load {
     pub chosen_at: u64,
 }
 
-/// The key of the node with the fewest requests in flight relative to `max_concurrency` × `weight`; among equals the one
-/// chosen longest ago. `None` if no node has a free slot.
+/// The key of the node with the fewest requests in flight relative to `max_concurrency` × `weight`;
+/// among equals the one chosen longest ago. `None` if no node has a free slot.
 ///
-/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some nodes when that number keeps
-/// changing. One pass, no allocation.
+/// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some
+/// nodes when that number keeps changing. One pass, no allocation.
 pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
     let mut chosen = None;
     // Stands for an infinite ratio, so every node with a free slot precedes it.

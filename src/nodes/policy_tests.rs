@@ -50,7 +50,8 @@ fn the_largest_numbers_do_not_overflow() {
 
 #[test]
 fn equal_nodes_take_turns_even_when_the_number_of_equals_keeps_changing() {
-    // At every other choice node 2 is full. An index modulo the number of equals would give node 0 four times what node 1 gets.
+    // At every other choice node 2 is full. An index modulo the number of equals would give node 0
+    // four times what node 1 gets.
     let mut loads = [load(0, 4, 1, 0), load(0, 4, 1, 0), load(0, 4, 1, 0)];
     let mut choices = [0; 3];
     for now in 1..=4000 {
@@ -77,8 +78,10 @@ proptest! {
             let capacity = u64::from(load.max_concurrency * load.weight.max(1));
             u64::from(load.in_flight) * (2520 * 27 * 8) / capacity
         };
-        let free = loads.iter().enumerate().filter(|(_, load)| load.in_flight < load.max_concurrency);
-        let oracle = free.min_by_key(|(_, load)| (ratio(load), load.chosen_at)).map(|(index, _)| index);
+        let is_free = |load: &Load| load.in_flight < load.max_concurrency;
+        let oracle = (0..loads.len())
+            .filter(|&index| is_free(&loads[index]))
+            .min_by_key(|&index| (ratio(&loads[index]), loads[index].chosen_at));
         prop_assert_eq!(chosen(&loads), oracle);
     }
 }

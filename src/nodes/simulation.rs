@@ -1,6 +1,7 @@
-//! A seeded simulation of nodes, workers and the control thread on a virtual clock: requests come, fail and end, probes come out
-//! either way, operators drain, tables change. After every step: no slot is lost or invented, states and their changes are
-//! legal, and no model loses its last online node to an ejection. `SIMULATION_SEED=n` replays one seed.
+//! A seeded simulation of nodes, workers and the control thread on a virtual clock: requests come,
+//! fail and end, probes come out either way, operators drain, tables change. After every step: no
+//! slot is lost or invented, states and their changes are legal, and no model loses its last online
+//! node to an ejection. `SIMULATION_SEED=n` replays one seed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -334,7 +335,8 @@ fn one_seed_always_gives_the_same_history() {
     );
 }
 
-/// Selections of each of four equal nodes, when requests come at random and `ending` picks, of the number held, which ends.
+/// Selections of each of four equal nodes, when requests come at random and `ending` picks, of the
+/// number held, which ends.
 fn shares(seed: u64, ending: impl Fn(&mut Random, usize) -> usize) -> Vec<u64> {
     let mut random = Random(seed);
     let directory = Arc::new(NodeDirectory::default());

@@ -1,5 +1,6 @@
-//! Owns the immutable snapshot of nodes, models and aliases, and how the next one is built from it. Never changes a published
-//! snapshot; what changes all the time lives in [`NodeLive`] and [`ModelStats`], which outlive snapshots.
+//! Owns the immutable snapshot of nodes, models and aliases, and how the next one is built from it.
+//! Never changes a published snapshot; what changes all the time lives in [`NodeLive`] and
+//! [`ModelStats`], which outlive snapshots.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -47,8 +48,9 @@ pub struct AliasSpec {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorization(Box<[u8]>);
 
-/// Identifies a node at one set of addresses: it is kept by a rebuild unless the name or the addresses change, so
-/// connections pooled under it always lead to the right place. Never reused within a process.
+/// Identifies a node at one set of addresses: it is kept by a rebuild unless the name or the
+/// addresses change, so connections pooled under it always lead to the right place. Never reused
+/// within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
@@ -80,7 +82,8 @@ pub struct Node {
 pub struct Model {
     /// The name nodes know it by.
     pub name: Box<str>,
-    /// Nodes that serve it, in the order of the table; empty for the target of an alias that no node serves.
+    /// Nodes that serve it, in the order of the table; empty for the target of an alias that no
+    /// node serves.
     pub nodes: Vec<Arc<Node>>,
     /// Totals, shared with other snapshots.
     pub stats: Arc<ModelStats>,
@@ -128,7 +131,8 @@ pub enum TableError {
 }
 
 impl Authorization {
-    /// Takes a complete field value, such as `Bearer KEY`. The configuration has checked that it is one.
+    /// Takes a complete field value, such as `Bearer KEY`. The configuration has checked that it is
+    /// one.
     #[must_use]
     pub fn new(field_value: impl Into<Box<[u8]>>) -> Self {
         Self(field_value.into())
@@ -195,13 +199,15 @@ impl ModelStats {
 }
 
 impl NodeDirectory {
-    /// The snapshot now. Workers read through [`Candidates`](super::Candidates) instead, which costs one load.
+    /// The snapshot now. Workers read through [`Candidates`](super::Candidates) instead, which
+    /// costs one load.
     #[must_use]
     pub fn snapshot(&self) -> Arc<NodeTable> {
         self.current.load_full()
     }
 
-    /// Builds the next snapshot from these nodes and publishes it. Only the control thread calls this.
+    /// Builds the next snapshot from these nodes and publishes it. Only the control thread calls
+    /// this.
     ///
     /// # Errors
     /// [`TableError`] when the names contradict one another; the current snapshot stays.

@@ -204,18 +204,18 @@ async fn attempt(
     let pooled = may_reuse.then(|| worker.pool.check_out(node.id)).flatten();
     let is_reused = pooled.is_some();
     let mut upstream = match pooled {
-        Some(upstream) => upstream,
+        Some(upstream) => {
+            trace.pass_into(Phase::FirstByte);
+            upstream
+        }
         None => {
             let limit = worker.shared.config.proxy.connect_timeout.min(left);
             let connecting = worker.pool.connect(node, limit);
-            client
-                .inlet
-                .watch(connecting)
-                .await?
-                .map_err(Failure::Connect)?
+            let connected = client.inlet.watch(connecting).await?;
+            trace.enter(Phase::FirstByte);
+            connected.map_err(Failure::Connect)?
         }
     };
-    trace.enter(Phase::FirstByte);
     upstream.stream.deadline.set(left);
     let head = request_head(plan.request, client, node, body.len());
     let outgoing = body.take_with_head(&head);

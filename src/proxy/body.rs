@@ -9,13 +9,14 @@ use crate::admission::BufferReservation;
 use crate::http1::{BodyLength, ChunkedDecoder, Passing};
 use crate::openai::ApiError;
 use crate::runtime::{Buf, LARGE, clock};
-use crate::telemetry::RejectionReason;
+use crate::telemetry::{Phase, RejectionReason};
 
 use super::Worker;
 use super::downstream::{Downstream, REQUEST_HEADROOM};
 use super::exchange::Stop;
 use super::request::Request;
 use super::respond;
+use super::trace::Trace;
 
 /// A whole request body in the buffer it will be sent from.
 pub(super) struct Body {
@@ -93,6 +94,7 @@ pub(super) async fn receive(
     client: &mut Downstream,
     request: &mut Request,
     body_bytes_max: usize,
+    trace: &mut Trace<'_>,
 ) -> Result<Body, Stop> {
     let length = match request.body {
         BodyLength::Empty => return Err(ApiError::length_required().into()),
@@ -105,8 +107,11 @@ pub(super) async fn receive(
     let received = request.take_received();
     let headroom = REQUEST_HEADROOM.max(request.field_lines().len() + HEAD_BYTES_EXTRA);
     let pace = Pace::new(worker);
-    if length.is_none_or(|bytes| received.len() < bytes) && request.expect_continue {
-        respond::go_on(worker, client).await?;
+    if length.is_none_or(|bytes| received.len() < bytes) {
+        trace.enter(Phase::Read);
+        if request.expect_continue {
+            respond::go_on(worker, client).await?;
+        }
     }
     let body = match length {
         Some(bytes) => receive_fixed(worker, client, received, bytes, headroom, &pace).await,

@@ -9,6 +9,7 @@ use crate::telemetry::Gauge;
 use super::Worker;
 use super::downstream::Downstream;
 use super::exchange::{After, exchange};
+use super::request::{self, NoRequest};
 use super::respond;
 
 /// Serves exchange after exchange on an accepted connection until one of the sides ends it.
@@ -18,12 +19,36 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
     let mut client = Downstream::new(stream, peer);
     client.deadline.set_idle(http.first_byte_timeout);
     loop {
-        match exchange(&worker, &mut client).await {
+        let after = match request::receive(&worker, &mut client).await {
+            // In a box of its own: an idle connection shall not pay for the room an exchange takes.
+            Ok(request) => Box::pin(exchange(&worker, &mut client, request)).await,
+            Err(NoRequest::Closed) => return,
+            Err(NoRequest::Rejected(error)) => respond::reject(&worker, &mut client, &error).await,
+        };
+        match after {
             After::KeepAlive if !worker.is_draining() => {
                 client.deadline.set_idle(http.idle_timeout);
             }
             After::Close => return,
             After::KeepAlive | After::Linger => return respond::linger(&mut client).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<F>(_: fn(Rc<Worker>, Stream, IpAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_holds_little() {
+        let bytes = future_bytes(serve);
+        assert!(
+            bytes <= 1536,
+            "the future of a connection takes {bytes} bytes"
+        );
     }
 }

@@ -18,7 +18,7 @@ use crate::telemetry::Phase;
 use super::attempt::{self, Plan};
 use super::body::{self, Body};
 use super::downstream::{Downstream, Gone};
-use super::request::{self, NoRequest, Request, Routed};
+use super::request::{Request, Routed};
 use super::trace::Trace;
 use super::{Worker, local, relay, respond};
 
@@ -56,13 +56,12 @@ impl From<Gone> for Stop {
     }
 }
 
-/// Serves the next request of this connection.
-pub(super) async fn exchange(worker: &Worker, client: &mut Downstream) -> After {
-    let mut request = match request::receive(worker, client).await {
-        Ok(request) => request,
-        Err(NoRequest::Closed) => return After::Close,
-        Err(NoRequest::Rejected(error)) => return respond::reject(worker, client, &error).await,
-    };
+/// Serves one request whose head has been read.
+pub(super) async fn exchange(
+    worker: &Worker,
+    client: &mut Downstream,
+    mut request: Request,
+) -> After {
     let mut trace = Trace::begin(worker, &request);
     match answer(worker, client, &mut request, &mut trace).await {
         Ok(after) => after,
@@ -98,13 +97,12 @@ async fn answer(
         return Err(ApiError::unsupported_media_type().into());
     }
 
-    trace.enter(Phase::Read);
-    let mut body = receive_body(worker, client, request, endpoint).await?;
+    let mut body = receive_body(worker, client, request, endpoint, trace).await?;
     trace.body_received(body.len());
     let wanted = read_meaning(request, &mut body)?;
     trace.model_named(&wanted.model);
 
-    trace.enter(Phase::Admit);
+    trace.pass_into(Phase::Admit);
     let permit = worker.admission.try_enter().ok_or_else(overloaded)?;
     let (slot, model) = choose_node(worker, &wanted)?;
     trace.admitted(&model);
@@ -125,11 +123,12 @@ async fn receive_body(
     client: &mut Downstream,
     request: &mut Request,
     endpoint: Endpoint,
+    trace: &mut Trace<'_>,
 ) -> Result<Body, Stop> {
     let configured_max = worker.shared.config.proxy.max_body_bytes;
     let body_bytes_max =
         endpoint.body_bytes_max(usize::try_from(configured_max).unwrap_or(usize::MAX));
-    let mut body = body::receive(worker, client, request, body_bytes_max).await?;
+    let mut body = body::receive(worker, client, request, body_bytes_max, trace).await?;
     request.is_body_received = true;
     let next = match body.take_leftover() {
         Some(leftover) => leftover,

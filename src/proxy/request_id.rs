@@ -44,14 +44,15 @@ impl RequestIds {
         // SplitMix64: a Weyl sequence through a mixer, every 64-bit state once per period.
         let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.state.set(state);
-        let mut id = SmallVec::from_slice(PREFIX);
-        for half in [mix(state), mix(state ^ self.stream)] {
-            for byte in half.to_be_bytes() {
-                id.push(HEX[usize::from(byte >> 4)]);
-                id.push(HEX[usize::from(byte & 15)]);
-            }
+        let halves = [mix(state), mix(state ^ self.stream)];
+        let mut id = [0; GENERATED_BYTES];
+        let (prefix, digits) = id.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        let bytes = halves.into_iter().flat_map(u64::to_be_bytes);
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
-        RequestId(id)
+        RequestId(SmallVec::from_slice(&id))
     }
 }
 

@@ -82,6 +82,15 @@ impl<'w> Trace<'w> {
         }
     }
 
+    /// A further phase begins, following on one that takes no time worth reading the clock for: what
+    /// it took counts with this one.
+    pub(super) fn pass_into(&mut self, phase: Phase) {
+        if self.phase == Phase::Read {
+            self.enter(phase);
+        }
+        self.phase = phase;
+    }
+
     /// A further phase begins.
     pub(super) fn enter(&mut self, phase: Phase) {
         let now = clock::now();
@@ -171,7 +180,7 @@ impl<'w> Trace<'w> {
         };
     }
 
-    fn record(&mut self, log: &crate::telemetry::AccessLog, details: Details) {
+    fn record(&self, log: &crate::telemetry::AccessLog, details: Details) {
         let record = AccessRecord {
             started_unix_ms: details.started_unix_ms,
             request_id: details.request_id,

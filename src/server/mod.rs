@@ -15,7 +15,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_channel::Receiver;
@@ -30,6 +30,15 @@ use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
 use signals::{Request, Signals};
 use worker::{Connections, Order, WorkerStart};
+
+/// Blocks the signals a server waits for, in this thread and every thread it starts from now on. Only
+/// needed when other threads are started before [`Server::start`], which does it too.
+///
+/// # Errors
+/// When the system refuses.
+pub fn block_signals() -> io::Result<()> {
+    Signals::block().map(drop)
+}
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,9 +142,18 @@ impl Server {
         self.address
     }
 
-    /// The snapshot and counters, for reading.
-    pub fn shared(&self) -> &Shared {
-        &self.shared
+    /// Waits until a node is online; false if none is after `limit`.
+    pub fn wait_until_ready(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            if self.shared.directory.snapshot().has_online_node() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::park_timeout(READY_POLL);
+        }
     }
 
     /// Serves until a signal ends it, then drains.
@@ -311,4 +329,6 @@ const ACCESS_RECORDS_MAX: usize = 16 * 1024;
 /// Orders a worker may not have read yet.
 const ORDERS_MAX: usize = 8;
 /// How often a draining process looks whether it is done.
-const DRAIN_POLL: std::time::Duration = std::time::Duration::from_millis(10);
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How often a starting process looks whether a node is online.
+const READY_POLL: Duration = Duration::from_millis(10);

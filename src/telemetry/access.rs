@@ -1,5 +1,6 @@
-//! Owns the access log: one record per exchange, handed by workers to one writing thread through a bounded queue. A worker never
-//! waits for it: a record that finds the queue full is dropped and counted. Prompts and completions have no field here.
+//! Owns the access log: one record per exchange, handed by workers to one writing thread through a
+//! bounded queue. A worker never waits for it: a record that finds the queue full is dropped and
+//! counted. Prompts and completions have no field here.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub struct AccessRecord {
     pub ended_in: Phase,
 }
 
-/// Text a client may have chosen: at most [`ClientText::BYTES_MAX`] bytes are kept, and it is escaped when written.
+/// Text a client may have chosen: at most [`ClientText::BYTES_MAX`] bytes are kept, and it is
+/// escaped when written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientText {
     kept: Box<[u8]>,
@@ -99,7 +101,8 @@ impl ClientText {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes to `sink`, with room for `capacity` records in between (0 counts as 1).
+    /// Starts the thread that writes to `sink`, with room for `capacity` records in between (0
+    /// counts as 1).
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -129,7 +132,8 @@ impl AccessLog {
     /// Hands a record over without waiting.
     ///
     /// # Errors
-    /// [`RecordDropped`] when there is no room: count it as [`Occurrence::AccessRecordDropped`](super::Occurrence).
+    /// [`RecordDropped`] when there is no room: count it as
+    /// [`Occurrence::AccessRecordDropped`](super::Occurrence).
     pub fn offer(&self, record: Box<AccessRecord>) -> Result<(), RecordDropped> {
         self.queue
             .try_send(Message::Record(record))
@@ -144,8 +148,8 @@ impl AccessLog {
 }
 
 impl AccessLogWriter {
-    /// Writes what was handed over before this call, flushes and ends the thread. Records offered later are dropped. Blocks as
-    /// long as the sink does.
+    /// Writes what was handed over before this call, flushes and ends the thread. Records offered
+    /// later are dropped. Blocks as long as the sink does.
     pub fn finish(self) {
         // Both fail only if the thread is already gone, and then there is nothing left to end.
         if self.queue.send(Message::Finish).is_ok() {
@@ -182,7 +186,8 @@ fn write_records(sink: impl Write, queue: &Receiver<Message>, unwritten: &Atomic
     settle(sink.flush(), &mut buffered, unwritten);
 }
 
-/// Counts the buffered records as lost if writing them failed; either way none is outstanding any more.
+/// Counts the buffered records as lost if writing them failed; either way none is outstanding any
+/// more.
 fn settle(outcome: io::Result<()>, buffered: &mut u64, unwritten: &AtomicU64) {
     if outcome.is_err() {
         unwritten.fetch_add(*buffered, Ordering::Relaxed);

@@ -158,7 +158,8 @@ fn a_stuck_sink_drops_records_instead_of_holding_up_the_worker() {
         ..Sink::default()
     };
     let (log, writer) = AccessLog::start(sink.clone(), 4).unwrap();
-    // Whatever the thread has already taken, 10 000 records do not fit a queue of 4 and a buffer of 8 KiB.
+    // Whatever the thread has already taken, 10 000 records do not fit a queue of 4 and a buffer of
+    // 8 KiB.
     let offered = (0..10_000).map(|_| log.offer(record(b"x")));
     let (taken, dropped): (Vec<_>, Vec<_>) = offered.partition(Result::is_ok);
     assert!(!taken.is_empty() && !dropped.is_empty());

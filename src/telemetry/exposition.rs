@@ -1,5 +1,5 @@
-//! Owns what `GET /metrics` shows (spec section 8): merges the workers' blocks and writes the text. Never changes a metric, and
-//! does no I/O: what comes from files comes in as a sample.
+//! Owns what `GET /metrics` shows (spec section 8): merges the workers' blocks and writes the text.
+//! Never changes a metric, and does no I/O: what comes from files comes in as a sample.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub struct BuildLabels<'a> {
 impl Scrape<'_> {
     /// Appends the text form 0.0.4 of everything to `out`.
     ///
-    /// Takes about 0.2 ms per call, mostly for merging latencies: for scrapes, not for requests.
+    /// Takes a millisecond or two with sixteen workers, mostly for merging latencies: for scrapes, not for requests.
     pub fn render(&self, out: &mut String) {
         let mut text = TextWriter::new(out);
         self.write_admission(&mut text);
@@ -275,8 +275,8 @@ const QUANTILES: [(f64, &str); 5] = [
     (0.999, "0.999"),
 ];
 
-/// Bounds in milliseconds and as `le` in seconds: from an embedding to a long completion. A value within 0.8 % of a bound
-/// may count on either side of it, see [`LatencyHistogram`].
+/// Bounds in milliseconds and as `le` in seconds: from an embedding to a long completion. A value
+/// within 0.8 % of a bound may count on either side of it, see [`LatencyHistogram`].
 const LATENCY_BOUNDS_MS: [(u64, &str); 18] = [
     (1, "0.001"),
     (5, "0.005"),

@@ -98,7 +98,8 @@ fn a_known_state_has_exactly_this_text() {
 
 #[test]
 fn the_parser_of_the_quick_start_reads_every_sample() {
-    // As its users wrote it in Python: lines that are not comments, split at spaces, first part name, second part number.
+    // As its users wrote it in Python: lines that are not comments, split at spaces, first part
+    // name, second part number.
     let text = known_text();
     let mut metrics = HashMap::new();
     for line in text

@@ -1,5 +1,5 @@
-//! Owns latency recording: fixed arrays of buckets, one writer each, merged when metrics are read. Never allocates or locks while
-//! recording.
+//! Owns latency recording: fixed arrays of buckets, one writer each, merged when metrics are read.
+//! Never allocates or locks while recording.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,13 +8,14 @@ use hdrhistogram::Histogram;
 
 /// Latencies of one worker, in log-linear buckets of nanoseconds.
 ///
-/// Each power of two is cut into 64 equal buckets, so the middle of a bucket is at most 1/128 (0.8 %) from any value in it.
-/// Values below 128 ns are exact; values above [`LONGEST`] count as that. Only one thread may record at a time: a second one
-/// would lose counts (but break nothing).
+/// Each power of two is cut into 64 equal buckets, so the middle of a bucket is at most 1/128 (0.8
+/// %) from any value in it. Values below 128 ns are exact; values above [`LONGEST`] count as that.
+/// Only one thread may record at a time: a second one would lose counts (but break nothing).
 #[derive(Debug)]
 pub struct LatencyHistogram {
     buckets: Box<[AtomicU64]>,
-    /// Seconds as the bits of an `f64`, as Prometheus counts them: unlike whole nanoseconds it cannot overflow.
+    /// Seconds as the bits of an `f64`, as Prometheus counts them: unlike whole nanoseconds it
+    /// cannot overflow.
     sum_seconds: AtomicU64,
 }
 
@@ -90,7 +91,8 @@ impl MergedLatency {
         }
     }
 
-    /// The value below or at which the fraction `quantile` of all values lies, in seconds; NaN when there are none.
+    /// The value below or at which the fraction `quantile` of all values lies, in seconds; NaN when
+    /// there are none.
     pub(super) fn quantile_seconds(&self, quantile: f64) -> f64 {
         if self.histogram.is_empty() {
             return f64::NAN;
@@ -132,7 +134,8 @@ fn bucket_of(nanoseconds: u64) -> usize {
     let octave = (u64::BITS - nanoseconds.leading_zeros()).saturating_sub(SUB_BUCKET_BITS);
     let shift = octave.saturating_sub(1);
     let sub_bucket = (nanoseconds >> shift) as usize;
-    // From the first octave on the leading bit is part of `sub_bucket`, which advances by one octave by itself.
+    // From the first octave on the leading bit is part of `sub_bucket`, which advances by one
+    // octave by itself.
     (shift as usize) * SUB_BUCKETS + sub_bucket
 }
 

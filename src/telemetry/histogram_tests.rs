@@ -1,4 +1,5 @@
-//! Tests of latency recording: the error of a bucket, and that merging equals recording everything in one HdrHistogram.
+//! Tests of latency recording: the error of a bucket, and that merging equals recording everything
+//! in one HdrHistogram.
 
 use proptest::prelude::*;
 

@@ -1,8 +1,11 @@
-//! Owns the fixed label values: what is counted is one of these or a configured name, so series are bounded. Never takes text
-//! from a client.
+//! Owns the fixed label values: what is counted is one of these or a configured name, so series are
+//! bounded. Never takes text from a client.
 
 macro_rules! labels {
-    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $variant:ident => $text:literal,)+ }) => {
+    (
+        $(#[$about:meta])*
+        $name:ident { $($(#[$meaning:meta])* $variant:ident => $text:literal,)+ }
+    ) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -166,8 +169,8 @@ const STATUSES: [u16; 47] = [
     429, 431, 451, 500, 501, 502, 503, 504, 505,
 ];
 
-/// A `status` label: a registered code, `499` for a client that left before a response, or `other`. A node that invents codes
-/// cannot make new series.
+/// A `status` label: a registered code, `499` for a client that left before a response, or `other`.
+/// A node that invents codes cannot make new series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StatusLabel(usize);
 

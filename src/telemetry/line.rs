@@ -1,5 +1,5 @@
-//! Owns the form of an access record: one JSON object on one line of bounded length. Whatever a client sent is escaped, so that it
-//! can neither end the line nor move a terminal's cursor.
+//! Owns the form of an access record: one JSON object on one line of bounded length. Whatever a
+//! client sent is escaped, so that it can neither end the line nor move a terminal's cursor.
 
 use super::access::{AccessRecord, ClientText};
 use super::labels::Phase;
@@ -116,8 +116,8 @@ fn write_phases(phase_us: &[u64; Phase::COUNT], out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends `bytes` as the inside of a JSON string, whole characters only; `false` if not all found room. Bytes that are not
-/// UTF-8 become U+FFFD.
+/// Appends `bytes` as the inside of a JSON string, whole characters only; `false` if not all found
+/// room. Bytes that are not UTF-8 become U+FFFD.
 fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     let end = out.len() + VALUE_BYTES_MAX;
     for chunk in bytes.utf8_chunks() {

@@ -1,5 +1,5 @@
-//! Owns what operators see (spec section 8): per-worker counts and latencies, the Prometheus text, and access records. Never holds
-//! up a worker, and never shows a prompt, a completion or a secret.
+//! Owns what operators see (spec section 8): per-worker counts and latencies, the Prometheus text,
+//! and access records. Never holds up a worker, and never shows a prompt, a completion or a secret.
 
 mod access;
 mod exposition;

@@ -1,4 +1,5 @@
-//! Owns every metric name with its type and help text (spec section 8). The only file that spells them; never a value.
+//! Owns every metric name with its type and help text (spec section 8). The only file that spells
+//! them; never a value.
 
 /// The type of a metric family in the Prometheus text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ metrics! {
     REQUEST_DURATION = "llm_router_request_duration_seconds" Summary
         "Time from a request's first byte to its response's last, since start.";
     REQUEST_LATENCY = "llm_router_request_latency_seconds" Histogram
-        "The same times as llm_router_request_duration_seconds, in buckets that add up over routers.";
+        "The request durations again, in buckets that add up over routers.";
     TIME_TO_FIRST_BYTE = "llm_router_time_to_first_byte_seconds" Summary
         "Time from a request's first byte to its response's first, since start.";
     QUEUE_WAIT = "llm_router_queue_wait_seconds" Summary

@@ -1,4 +1,5 @@
-//! Owns what `process_*` metrics show. Reading it is file I/O: the control thread does that, workers only see the sample.
+//! Owns what `process_*` metrics show. Reading it is file I/O: the control thread does that,
+//! workers only see the sample.
 
 use std::fs;
 use std::io;
@@ -62,7 +63,8 @@ fn resident_bytes(status: &str) -> Option<u64> {
 
 /// Field 22 of `/proc/PID/stat`, in ticks since boot, added to `btime` of `/proc/stat`.
 fn started(stat: &str, system: &str) -> Option<f64> {
-    // Field 2 is the command in parentheses and may itself hold spaces and parentheses; field 3 follows the last one.
+    // Field 2 is the command in parentheses and may itself hold spaces and parentheses; field 3
+    // follows the last one.
     let (_, from_field_3) = stat.rsplit_once(')')?;
     let ticks: u32 = from_field_3
         .split_ascii_whitespace()

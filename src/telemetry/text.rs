@@ -8,7 +8,8 @@ pub(super) struct TextWriter<'a> {
     out: &'a mut String,
 }
 
-/// Writes the samples of one family. A family cannot be resumed once another was begun, as the format demands.
+/// Writes the samples of one family. A family cannot be resumed once another was begun, as the
+/// format demands.
 #[derive(Debug)]
 pub(super) struct Family<'a> {
     out: &'a mut String,
@@ -93,9 +94,9 @@ impl Family<'_> {
     }
 }
 
-/// Escapes a label value. Quotes and backslashes get a backslash, as the format wants it. White space, control characters and
-/// `%` become `%` and two hexadecimal digits per byte: spec section 8 allows no spaces within labels, and two different names must not
-/// become one series.
+/// Escapes a label value. Quotes and backslashes get a backslash, as the format wants it. White
+/// space, control characters and `%` become `%` and two hexadecimal digits per byte: spec section 8
+/// allows no spaces within labels, and two different names must not become one series.
 fn push_label_value(out: &mut String, value: &str) {
     for character in value.chars() {
         match character {

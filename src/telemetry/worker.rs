@@ -1,5 +1,5 @@
-//! Owns the metric block of one worker: written by that worker only, without read-modify-writes, and read by whoever scrapes.
-//! Gauges move only through guards; nothing here can set one.
+//! Owns the metric block of one worker: written by that worker only, without read-modify-writes,
+//! and read by whoever scrapes. Gauges move only through guards; nothing here can set one.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -20,7 +20,8 @@ use super::labels::{
 pub struct WorkerMetrics {
     recorder_exists: AtomicBool,
     tallies: CachePadded<Tallies>,
-    /// One entry per node this worker connects to. Only the recorder replaces the list, when a node is new to it.
+    /// One entry per node this worker connects to. Only the recorder replaces the list, when a node
+    /// is new to it.
     pools: ArcSwap<Vec<Arc<PoolGauges>>>,
 }
 
@@ -59,7 +60,8 @@ pub enum Latency {
     Overhead,
 }
 
-/// The writing side of one worker's block; stays on the thread that claimed it. Clones are cheap and count on that thread.
+/// The writing side of one worker's block; stays on the thread that claimed it. Clones are cheap
+/// and count on that thread.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     claim: Rc<Claim>,
@@ -132,11 +134,12 @@ impl WorkerMetrics {
         Arc::default()
     }
 
-    /// The writing side, to be called on the worker's thread. `None` while a recorder or a guard of this block is alive, as
-    /// two writers would lose counts.
+    /// The writing side, to be called on the worker's thread. `None` while a recorder or a guard of
+    /// this block is alive, as two writers would lose counts.
     #[must_use]
     pub fn recorder(self: &Arc<Self>) -> Option<Recorder> {
-        // Acquire pairs with the release in `Claim::drop`: the next writer sees all its predecessor wrote.
+        // Acquire pairs with the release in `Claim::drop`: the next writer sees all its predecessor
+        // wrote.
         let taken = self.recorder_exists.swap(true, Ordering::Acquire);
         (!taken).then(|| Recorder {
             claim: Rc::new(Claim {
@@ -287,7 +290,8 @@ impl Recorder {
             .store(misses, Ordering::Relaxed);
     }
 
-    /// Counts for connections to a node; to be kept with the pool. Making one allocates, using one does not.
+    /// Counts for connections to a node; to be kept with the pool. Making one allocates, using one
+    /// does not.
     #[must_use]
     pub fn pool(&self, node: &str) -> PoolRecorder {
         let gauges = Arc::new(PoolGauges {
@@ -296,7 +300,8 @@ impl Recorder {
         });
         let pools = &self.claim.metrics.pools;
         let known = pools.load();
-        // What only the list still holds belongs to pools that are gone, and counts nothing any more.
+        // What only the list still holds belongs to pools that are gone, and counts nothing any
+        // more.
         let in_use = known
             .iter()
             .filter(|pool| Arc::strong_count(pool) > 1)

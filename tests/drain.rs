@@ -1,0 +1,333 @@
+//! How the router leaves: what has begun is finished, nothing new begins, and the exit code says whether
+//! anything had to be cut, on both drivers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::corpus::{SMALL_BODY, with_fields};
+use support::{
+    Driver, End, Gate, RawClient, Router, RouterConfig, ScriptedNode, chat, event, eventually,
+    fixed, on_both_drivers, pause, sse_head,
+};
+
+const LIST: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n";
+
+/// A node whose streams send one event, wait at the gate, and send nine more.
+fn gated_node() -> (ScriptedNode, Gate) {
+    let gate = Gate::default();
+    let passing = gate.clone();
+    let node = ScriptedNode::start(move |call| {
+        call.send(sse_head());
+        call.send(&event("0"));
+        passing.pass();
+        for number in 1..10 {
+            call.send(&event(&number.to_string()));
+        }
+        call.send(b"0\r\n\r\n");
+    });
+    (node, gate)
+}
+
+fn begin_stream(router: &Router) -> RawClient {
+    let mut client = router.connect();
+    client.send(&chat());
+    assert_eq!(client.head().status, 200);
+    assert_eq!(client.chunk().unwrap(), b"data: 0\n\n");
+    client
+}
+
+/// Whether nobody listens any more.
+fn is_refused(router: &Router) -> bool {
+    RawClient::try_connect(router.address()).is_none()
+}
+
+#[test]
+fn fifty_streams_in_flight_lose_nothing_and_the_exit_is_clean() {
+    on_both_drivers(|driver| {
+        let (node, gate) = gated_node();
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        let mut clients: Vec<RawClient> = (0..50).map(|_| begin_stream(&router)).collect();
+        router.terminate();
+        eventually("new connections are refused", || is_refused(&router));
+        gate.open();
+        for client in &mut clients {
+            for number in 1..10 {
+                assert_eq!(
+                    client.chunk().unwrap(),
+                    format!("data: {number}\n\n").as_bytes()
+                );
+            }
+            assert_eq!(client.chunk(), None);
+            assert_eq!(client.expect_closed(), End::Fin);
+        }
+        drop(clients);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
+
+#[test]
+fn a_request_whose_answer_has_not_begun_is_answered_and_told_to_close() {
+    on_both_drivers(|driver| {
+        let gate = Gate::default();
+        let passing = gate.clone();
+        let node = ScriptedNode::start(move |call| {
+            passing.pass();
+            call.send(&fixed(b"done"));
+        });
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        let mut client = router.connect();
+        client.send(&chat());
+        eventually("the node has the request", || node.request_count() == 1);
+        router.terminate();
+        eventually("new connections are refused", || is_refused(&router));
+        gate.open();
+        let response = client.response();
+        assert_eq!(response.text(), "done");
+        assert!(response.head.closes());
+        assert_eq!(client.expect_closed(), End::Fin);
+        drop(client);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
+
+#[test]
+fn a_request_half_received_is_still_served() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::start(|call| {
+            call.send(&fixed(&call.body));
+        });
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        let mut client = router.connect();
+        client.send(&with_fields("Content-Length: 13", &SMALL_BODY[..5]));
+        eventually("the head is read", || {
+            router.metrics().value("llm_router_requests_in_flight") == 2.0
+        });
+        router.terminate();
+        eventually("new connections are refused", || is_refused(&router));
+        client.send(&SMALL_BODY.as_bytes()[5..]);
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, SMALL_BODY));
+        assert!(response.head.closes());
+        drop(client);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
+
+#[test]
+fn idle_connections_are_closed_and_the_exit_is_clean_and_soon() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        let mut idle: Vec<RawClient> = (0..20)
+            .map(|number| {
+                let mut client = router.connect();
+                match number % 3 {
+                    0 => {
+                        client.send(LIST);
+                        client.response();
+                    }
+                    1 => {
+                        client.send(&chat());
+                        client.response();
+                    }
+                    _ => {}
+                }
+                client
+            })
+            .collect();
+        eventually("all are accepted", || {
+            router.metrics().value("llm_router_connections_active") == 21.0
+        });
+        let began = Instant::now();
+        router.terminate();
+        for client in &mut idle {
+            assert_eq!(client.expect_closed(), End::Fin);
+        }
+        drop(idle);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+    });
+}
+
+#[test]
+fn with_nothing_to_do_the_exit_is_clean_and_at_once() {
+    on_both_drivers(|driver| {
+        let router = RouterConfig::new(driver).start();
+        let began = Instant::now();
+        router.terminate();
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    });
+}
+
+#[test]
+fn an_interrupt_drains_like_a_termination() {
+    on_both_drivers(|driver| {
+        let router = RouterConfig::new(driver).start();
+        router.signal(nix::sys::signal::Signal::SIGINT);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
+
+/// Starts a stream that will not end; the drain has begun.
+fn draining_with_a_stream(driver: Driver, grace_secs: f64) -> (ScriptedNode, Router, RawClient) {
+    let (node, _gate) = gated_node();
+    let router = RouterConfig::new(driver)
+        .set("server.drain_grace_secs", grace_secs)
+        .node("n", &node)
+        .start();
+    let client = begin_stream(&router);
+    router.terminate();
+    eventually("new connections are refused", || is_refused(&router));
+    (node, router, client)
+}
+
+#[test]
+fn a_second_signal_aborts_at_once_and_the_exit_tells() {
+    on_both_drivers(|driver| {
+        let (_node, router, mut client) = draining_with_a_stream(driver, 20.0);
+        let began = Instant::now();
+        router.terminate();
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+        client.expect_closed();
+    });
+}
+
+#[test]
+fn streams_beyond_the_grace_time_are_cut_and_the_exit_tells() {
+    on_both_drivers(|driver| {
+        let (_node, router, mut client) = draining_with_a_stream(driver, 1.0);
+        let began = Instant::now();
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_millis(500) && took < Duration::from_secs(2),
+            "{took:?}"
+        );
+        client.expect_closed();
+    });
+}
+
+#[test]
+fn a_client_that_never_reads_does_not_hold_the_exit_up_beyond_the_grace_time() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::start(|call| {
+            call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+            while call.send(&[0; 65_536]) {}
+        });
+        let router = RouterConfig::new(driver)
+            .set("server.drain_grace_secs", 1)
+            .node("n", &node)
+            .start();
+        let mut client = RawClient::connect_with_small_window(router.address());
+        client.send(&chat());
+        client.head();
+        router.terminate();
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
+    });
+}
+
+#[test]
+fn while_the_drain_is_announced_readiness_fails_and_requests_are_served() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver)
+            .set("server.drain_announce_secs", 2)
+            .node("n", &node)
+            .start();
+        let mut before = router.connect();
+        before.send(&chat());
+        assert!(!before.response().head.closes());
+        // By now the router has gone on to wait for its next request.
+        router.metrics();
+        let began = Instant::now();
+        router.terminate();
+        eventually("/ready says so", || {
+            router
+                .get("/ready")
+                .is_some_and(|response| response.status == 503)
+        });
+        let response = router.get("/ready").unwrap();
+        assert_eq!(
+            response.text(),
+            r#"{"error":{"message":"The router is shutting down. Please retry.","type":"service_unavailable","code":"draining"}}"#
+        );
+        assert_eq!(router.get("/health").unwrap().status, 200);
+        for mut client in [before, router.connect()] {
+            client.send(&chat());
+            let response = client.response();
+            assert_eq!(response.status, 200);
+            assert!(response.head.closes());
+            client.expect_closed();
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "still within the announcement"
+        );
+        eventually("new connections are refused", || is_refused(&router));
+        assert!(
+            began.elapsed() > Duration::from_millis(1900),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
+
+#[test]
+fn connections_made_while_the_listeners_close_are_served_or_refused_but_never_reset() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut served = 0;
+                        let mut broken = 0;
+                        while let Some(mut client) = RawClient::try_connect(router.address()) {
+                            client.send(&chat());
+                            match client.try_response() {
+                                Some(response) => {
+                                    assert_eq!(response.status, 200);
+                                    served += 1;
+                                }
+                                None => broken += 1,
+                            }
+                        }
+                        (served, broken)
+                    })
+                })
+                .collect();
+            pause(Duration::from_millis(200));
+            router.terminate();
+            for client in clients {
+                let (served, broken) = client.join().unwrap();
+                assert!(served > 0);
+                assert_eq!(broken, 0, "accepted and then not served");
+            }
+        });
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+    });
+}
