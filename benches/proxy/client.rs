@@ -8,13 +8,14 @@ use llm_router::http1::{HeadLimits, HeadScan, Method, Parsed, parse_response};
 
 use super::Failure;
 
-/// Makes one exchange on a connection of its own.
+/// Makes one exchange on a connection of its own, of a kind that every node answers at once.
 ///
 /// # Errors
 /// When the answer is not a whole 200.
-pub(crate) fn exchange(address: SocketAddr, body: &str) -> Result<(), Failure> {
+pub(crate) fn try_out(address: SocketAddr) -> Result<(), Failure> {
+    let body = format!(r#"{{"model":"{MODEL}","input":"a"}}"#);
     let mut connection = connect(address)?;
-    send(&mut connection, body)?;
+    connection.write_all(request("/v1/embeddings", &body).as_bytes())?;
     receive(&mut connection)
 }
 
@@ -26,9 +27,9 @@ pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
     Ok(connection)
 }
 
-/// Sends one request.
+/// Sends one chat request.
 pub(crate) fn send(connection: &mut TcpStream, body: &str) -> Result<(), Failure> {
-    Ok(connection.write_all(request(body).as_bytes())?)
+    Ok(connection.write_all(request(PATH, body).as_bytes())?)
 }
 
 /// Receives one answer, which must be a 200 of known length, and nothing behind it.
@@ -51,9 +52,9 @@ pub(crate) fn receive(connection: &mut TcpStream) -> Result<(), Failure> {
 }
 
 /// A whole request of the size and kind SDKs send, with the key.
-pub(crate) fn request(body: &str) -> String {
+pub(crate) fn request(path: &str, body: &str) -> String {
     format!(
-        "POST {PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
          Authorization: Bearer {KEY}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )

@@ -49,7 +49,7 @@ impl Footprint {
 pub(crate) fn memory(bench: &Bench<'_>) -> Result<Vec<Footprint>, Failure> {
     let open_files = raise_open_files(OPEN_FILES)?;
     // The router keeps half of its descriptors, and some for other things, free for nodes.
-    let reachable = usize::try_from(open_files / 2)?.saturating_sub(600);
+    let reachable = usize::try_from(open_files / 2)?.saturating_sub(150);
     let idle_count = IDLE_COUNT.min(reachable);
     if idle_count < IDLE_COUNT {
         let message = format!(

@@ -132,7 +132,7 @@ impl Shared {
 async fn follow(shared: &Shared, streams: Streams, index: usize) -> Result<(), Failure> {
     let mut stream = Stream::connect(streams.address).await?;
     let mut events = Events::new(&format!("s{index}"));
-    let request = client::request(&client::stream_body(&events.nonce));
+    let request = client::request(client::PATH, &client::stream_body(&events.nonce));
     let (sent, _) = stream.writer.write_all(Buf::of(request.as_bytes())).await;
     sent?;
     let mut buf = head(&mut stream).await?;
