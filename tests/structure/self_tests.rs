@@ -261,6 +261,8 @@ fn sizes_are_reported_beyond_the_limit_and_not_at_it() {
     assert_eq!(rules::size(&one("src/a.rs", &function(70))), [""; 0]);
     assert_eq!(rules::size(&one("src/a.rs", &function(71))).len(), 1);
     assert_eq!(rules::size(&one("src/a.rs", "fn f();")).len(), 1);
+    assert_eq!(rules::size(&one("tests/a.rs", &function(200))), [""; 0]);
+    assert_eq!(rules::size(&one("tests/a.rs", &function(201))).len(), 1);
     let line = |columns: usize| format!("//!{}", "é".repeat(columns - 3));
     assert_eq!(rules::size(&one("src/a.rs", &line(120))), [""; 0]);
     assert_eq!(rules::size(&one("src/a.rs", &line(121))).len(), 1);

@@ -35,6 +35,8 @@ pub(crate) struct Named {
 pub(crate) struct Function {
     /// Its name.
     pub(crate) name: String,
+    /// Index of `fn`, for [`Source::is_test_code`].
+    pub(crate) token: usize,
     /// The line of `fn`.
     pub(crate) line: usize,
     /// From the line of `fn` to the line of the closing brace, both counted.
@@ -129,6 +131,7 @@ impl Source {
             {
                 out.push(Function {
                     name: name.to_owned(),
+                    token: index,
                     line: token.line,
                     lines: self.tokens[end].line - token.line + 1,
                 });
