@@ -122,9 +122,9 @@ impl Event<'_> {
                 out.extend_from_slice(b"\"delta\":{\"role\":\"assistant\",\"content\":\"\"}");
                 out.extend_from_slice(UNFINISHED);
             }),
-            Part::Token(_) => self.write_chunk(out, CHAT, |out| {
+            Part::Token(token) => self.write_chunk(out, CHAT, |out| {
                 out.extend_from_slice(b"\"delta\":{\"content\":\"");
-                self.write_token(out);
+                self.write_token(out, *token);
                 put(out, &[b"\"}", UNFINISHED]);
             }),
             Part::Closing(0) => {
@@ -136,9 +136,9 @@ impl Event<'_> {
 
     fn write_completion_chunk(&self, out: &mut Vec<u8>, part: &Part) {
         match part {
-            Part::Opening(_) | Part::Token(_) => self.write_chunk(out, COMPLETION, |out| {
+            Part::Opening(token) | Part::Token(token) => self.write_chunk(out, COMPLETION, |out| {
                 out.extend_from_slice(b"\"text\":\"");
-                self.write_token(out);
+                self.write_token(out, *token);
                 put(out, &[b"\"", UNFINISHED]);
             }),
             Part::Closing(0) => {
@@ -196,10 +196,10 @@ impl Event<'_> {
                 out.extend_from_slice(b",\"part\":");
                 origin.write_text_part(out, Progress::Begun);
             }
-            Part::Token(_) => {
+            Part::Token(token) => {
                 self.begin_part(out, b"response.output_text.delta");
                 out.extend_from_slice(b",\"logprobs\":[],\"delta\":\"");
-                self.write_token(out);
+                self.write_token(out, *token);
                 out.push(b'"');
             }
             Part::Closing(0) => {
@@ -246,11 +246,11 @@ impl Event<'_> {
                 out.extend_from_slice(b",\"index\":0,\"content_block\":{\"type\":\"text\"");
                 out.extend_from_slice(b",\"text\":\"\"}");
             }
-            Part::Token(_) => {
+            Part::Token(token) => {
                 self.begin_named(out, b"content_block_delta");
                 out.extend_from_slice(b",\"index\":0,\"delta\":{\"type\":\"text_delta\"");
                 out.extend_from_slice(b",\"text\":\"");
-                self.write_token(out);
+                self.write_token(out, *token);
                 out.extend_from_slice(b"\"}");
             }
             Part::Closing(0) => {
@@ -298,10 +298,15 @@ impl Event<'_> {
         out.extend_from_slice(b"}\n\n");
     }
 
-    /// Appends the text of one token: `nonce#number ` if there is a nonce, then its share of the text.
-    fn write_token(&self, out: &mut Vec<u8>) {
+    /// Appends the text of one token: `nonce#number ` if there is a nonce, then its share of the
+    /// text. The last one takes what is left over.
+    fn write_token(&self, out: &mut Vec<u8>, token: u32) {
         let text = &self.origin.node.text;
-        let share = text.len() / self.script.token_count.max(1) as usize;
+        let token_count = self.script.token_count.max(1) as usize;
+        let mut share = text.len() / token_count;
+        if token as usize + 1 == token_count {
+            share += text.len() % token_count;
+        }
         let begin = out.len();
         if !self.origin.nonce.is_empty() {
             put(out, &[self.origin.nonce, b"#", self.index, b" "]);

@@ -275,9 +275,9 @@ impl Worker {
 
 /// Too many requests at once.
 const NO_SLOT: ApiError = ApiError {
-    status: StatusCode::TOO_MANY_REQUESTS,
-    kind: "rate_limit_error",
-    code: "rate_limit_exceeded",
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    kind: "service_unavailable",
+    code: "no_free_slot",
     message: Cow::Borrowed("The mock node has no free slot"),
     retry_after_secs: Some(1),
     allow: None,

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use crate::runtime::{Buf, Reader};
+use crate::runtime::{Buf, LARGE, Reader};
 
 /// The peer has left, or was idle for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,10 @@ impl Inlet {
     pub(super) fn consume(&mut self, bytes: usize) {
         if let Some(buf) = &mut self.held {
             buf.consume(bytes);
-            if buf.is_empty() {
+            if buf.is_empty() && buf.block_bytes() > LARGE {
+                // One large request must not cost its memory for as long as the connection lives.
+                *buf = Buf::medium();
+            } else if buf.is_empty() {
                 buf.set_window(0..0);
             }
         }
@@ -83,24 +86,21 @@ impl Inlet {
     /// Whether the peer has left. What it sends ahead of time is kept, up to [`AHEAD_BYTES_MAX`];
     /// beyond that nobody reads and so nobody notices.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
-        loop {
+        while !self.is_gone {
             if let Some(buf) = self.held.take_if(|buf| buf.len() < AHEAD_BYTES_MAX) {
                 self.reader.arm(with_room(buf, 0));
             }
-            if self.is_gone || !self.reader.is_armed() {
-                return self.is_gone;
-            }
-            if self.reader.poll_done(context).is_pending() {
+            if !self.reader.is_armed() || self.reader.poll_done(context).is_pending() {
                 return false;
             }
             let Some((received, buf)) = self.reader.take() else {
                 return false;
             };
             self.held = Some(buf);
-            if self.accept_count(&received).is_err() {
-                return true;
-            }
+            // The loop's condition is the verdict.
+            let _ = self.accept_count(&received);
         }
+        true
     }
 
     fn accept_count(&mut self, received: &io::Result<usize>) -> Result<(), Gone> {

@@ -38,7 +38,7 @@ pub struct MockOptions {
     pub name: String,
     /// The models it has; any other is a 404. With an empty list it takes any name.
     pub models: Vec<String>,
-    /// Requests it works on at once; one more is answered 429. `None`: any number.
+    /// Requests it works on at once; one more is answered 503. `None`: any number.
     pub slots: Option<u32>,
     /// From the request to the first byte of its answer.
     pub first_token_delay: Duration,

@@ -52,7 +52,7 @@ pub struct Stats {
     pub peak_in_flight: u64,
     /// Answered to the last byte.
     pub completed: u64,
-    /// Answered 429 because no slot was free.
+    /// Answered 503 because no slot was free.
     pub refused: u64,
     /// Answered 400 or 404 because of what they asked.
     pub rejected: u64,

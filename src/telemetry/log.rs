@@ -1,5 +1,6 @@
-//! Owns the lifecycle log: one line per event on standard error. For the main and control threads only, because standard error may
-//! block; workers count instead. Values from the network must be escaped by the caller or not appear at all.
+//! Owns the lifecycle log: one line per event on standard error. For the main and control threads
+//! only, because standard error may block; workers count instead. Values from the network must be
+//! escaped by the caller or not appear at all.
 
 use std::fmt::Arguments;
 use std::io::Write;

@@ -1,0 +1,139 @@
+//! The router beside nginx: CPU per request and per event, body sizes, memory per connection.
+//!
+//! `cargo bench --bench proxy [-- unary|sse|bodies|memory|all] [--rounds N] [--io-driver NAME]`; needs
+//! `wrk`, `nginx` and two cores. Must never judge by one figure: contenders take turns in short rounds
+//! and only ratios within a round count, because machines drift. Must never touch a process it did
+//! not start.
+//!
+//! On a busy machine let the run go before the rest: `chrt --rr 1 cargo bench --bench proxy`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark talks to a terminal"
+)]
+
+mod client;
+mod contender;
+mod machine;
+mod memory;
+mod options;
+mod process;
+mod relay;
+mod report;
+mod role;
+mod series;
+mod streams;
+mod throughput;
+mod wrk;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use llm_router::runtime;
+
+use contender::Stage;
+use machine::{Cores, Failure};
+use options::{Options, Subject};
+use process::{Process, Workspace};
+use report::Report;
+
+/// What every subject needs.
+struct Bench<'b> {
+    options: &'b Options,
+    cores: Cores,
+    workspace: &'b Workspace,
+    wrk: &'b Path,
+    nginx: &'b Path,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = role::play(&arguments).unwrap_or_else(|| {
+        Options::read(arguments.into_iter())?.map_or(Ok(()), |options| run(&options))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let wrk = machine::tool("wrk", "-v")?;
+    let nginx = machine::tool("nginx", "-v")?;
+    let cores = Cores::claim()?;
+    let workspace = Workspace::create()?;
+    let bench = Bench {
+        options,
+        cores,
+        workspace: &workspace,
+        wrk: &wrk,
+        nginx: &nginx,
+    };
+    let mut report = Report {
+        setting: bench.setting()?,
+        ..Report::default()
+    };
+    for subject in &options.subjects {
+        bench.say(&format!("measuring {} …", subject.name()));
+        match subject {
+            Subject::Unary => report.series.extend(throughput::unary(&bench)?),
+            Subject::Sse => report.series.extend(throughput::sse(&bench)?),
+            Subject::Bodies => report.series.extend(throughput::bodies(&bench)?),
+            Subject::Memory => report.footprints.extend(memory::memory(&bench)?),
+        }
+    }
+    println!("\n{}", report.markdown());
+    if options.save {
+        let run = match options.subjects.as_slice() {
+            [only] => format!("proxy-{}", only.name()),
+            _ => "proxy".to_owned(),
+        };
+        println!("saved as benches/results/{}", report.save(&run)?);
+    }
+    Ok(())
+}
+
+impl<'b> Bench<'b> {
+    /// Starts a mock node on the load's core; with an interval of zero it answers at once, else its
+    /// streams have an event each interval.
+    fn start_node(&self, interval: Duration) -> Result<(Process, SocketAddr), Failure> {
+        let interval_ms = interval.as_millis().to_string();
+        role::start(self.workspace, &[role::NODE.to_owned(), interval_ms])
+    }
+
+    fn stage(&self, node: SocketAddr, streaming: bool) -> Stage<'b> {
+        Stage {
+            options: self.options,
+            cores: self.cores,
+            workspace: self.workspace,
+            nginx: self.nginx,
+            node,
+            streaming,
+        }
+    }
+
+    /// Tells whoever waits how far it is.
+    fn say(&self, message: &str) {
+        eprintln!("{message}");
+    }
+
+    fn setting(&self) -> Result<Vec<String>, Failure> {
+        let driver = runtime::choose(self.options.io_driver)?.driver;
+        let router = machine::version(&self.options.router, "--version");
+        let wrk = machine::version(self.wrk, "-v");
+        let wrk = wrk.split(" Copyright").next().unwrap_or_default();
+        Ok(vec![
+            machine::description(),
+            format!(
+                "{router}, I/O driver {driver}; {}; {wrk}; {}",
+                machine::version(self.nginx, "-v"),
+                machine::version(Path::new("rustc"), "--version"),
+            ),
+        ])
+    }
+}
