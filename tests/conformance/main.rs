@@ -334,6 +334,20 @@ fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
             false,
         ),
         (
+            "L21 a foreign authority that agrees with Host",
+            b"GET http://169.254.169.254/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n".to_vec(),
+            404,
+            "not_found",
+            false,
+        ),
+        (
+            "a body of no bytes",
+            post(chat_path, b""),
+            400,
+            "invalid_json",
+            false,
+        ),
+        (
             "unknown model id",
             list_at("/v1/models/unknown"),
             404,
@@ -362,7 +376,7 @@ fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
             false,
         ),
         (
-            "over 1 KiB",
+            "over the limit",
             with_fields("Content-Length: 1025", ""),
             413,
             "payload_too_large",
@@ -377,7 +391,7 @@ fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
             .start();
         let wrong = Mutex::new(Vec::new());
         for (id, request, status, code, closes) in &rows {
-            let request = if *id == "over 1 KiB" {
+            let request = if *id == "over the limit" {
                 &with_fields(format!("Content-Length: {}", 20 * 1024 + 1), "")
             } else {
                 request
@@ -450,6 +464,19 @@ fn a_missing_malformed_or_unknown_key_is_one_identical_401() {
         .collect();
         assert!(answers.iter().all(|answer| *answer == answers[0]));
         assert_eq!(node.received_bytes(), 0);
+    });
+}
+
+#[test]
+fn a_get_with_a_body_of_no_bytes_is_served() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver).node("n", &node).start();
+        let mut client = router.connect();
+        for _ in 0..2 {
+            client.send(b"GET /v1/models HTTP/1.1\r\nHost: router\r\nContent-Length: 0\r\n\r\n");
+            expect_list(&mut client);
+        }
     });
 }
 
