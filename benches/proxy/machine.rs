@@ -147,13 +147,24 @@ fn scheduling() -> String {
     // proc(5): the policy is field 41, the 39th behind the name in brackets.
     let behind_name = stat.rsplit(')').next().unwrap_or_default();
     let policy = match behind_name.split_ascii_whitespace().nth(38) {
-        Some("0") => "normal scheduling",
         Some("1" | "2") => "real-time scheduling of all participants",
-        _ => "unusual scheduling",
+        _ if is_preferred() => "all participants preferred by their nice value",
+        _ => "normal scheduling",
     };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
     format!("{policy}, load average {load} at the start")
+}
+
+/// Whether this session or process goes before others. Where the kernel groups by session, the group's
+/// value is what counts against other sessions.
+fn is_preferred() -> bool {
+    let group = fs::read_to_string("/proc/self/autogroup").unwrap_or_default();
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    // proc(5): nice is field 19.
+    let own = behind_name.split_ascii_whitespace().nth(16);
+    group.trim().contains("nice -") || own.is_some_and(|nice| nice.starts_with('-'))
 }
 
 /// The child of `parent`: nginx's one worker.

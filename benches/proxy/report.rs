@@ -206,7 +206,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 const METHOD: &str = "\
 One worker of each proxy bound to one core; the mock node and the load bound to another. The contenders take turns
 in rounds of one second, in alternating order, after a round each that does not count. CPU time is that of all threads
-of the process (nginx: its worker process; bare relay: its thread) from `/proc/PID/task/*/schedstat`, divided by the
+of the process (nginx: its worker) from `/proc/PID/task/*/schedstat`, divided by the
 requests `wrk` completed or the events the client received. The machine drifts within seconds, so what counts is the
 median of the ratios within a round. A run with any answer that is no success, a failed connection, or an event that is
 lost, crossed or out of order fails as a whole.
