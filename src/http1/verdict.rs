@@ -52,7 +52,7 @@ impl Reject {
 
     pub(super) const fn too_large(reason: &'static str) -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self::new(status, "header_fields_too_large", reason)
+        Self::new(status, "request_header_fields_too_large", reason)
     }
 
     pub(super) const fn not_implemented(reason: &'static str) -> Self {

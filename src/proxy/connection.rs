@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-use crate::runtime::Stream;
+use crate::runtime::{FRESH_GRACE, Stream};
 use crate::telemetry::Gauge;
 
 use super::Worker;
@@ -17,7 +18,9 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
     let _connection = worker.metrics.gauge(Gauge::ConnectionsActive);
     let http = &worker.shared.config.http;
     let mut client = Downstream::new(stream, peer);
-    client.deadline.set_idle(http.first_byte_timeout);
+    client
+        .deadline
+        .set_fresh(patience(&worker, http.first_byte_timeout));
     loop {
         let after = match request::receive(&worker, &mut client).await {
             // In a box of its own: an idle connection shall not pay for the room an exchange takes.
@@ -26,12 +29,25 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
             Err(NoRequest::Rejected(error)) => respond::reject(&worker, &mut client, &error).await,
         };
         match after {
-            After::KeepAlive if !worker.is_draining() => {
-                client.deadline.set_idle(http.idle_timeout);
+            // The answer said that the connection goes on, so the next request may be under way.
+            After::KeepAlive if worker.is_draining() => {
+                client
+                    .deadline
+                    .set_fresh(patience(&worker, http.idle_timeout));
             }
+            After::KeepAlive => client.deadline.set_idle(http.idle_timeout),
             After::Close => return,
-            After::KeepAlive | After::Linger => return respond::linger(&mut client).await,
+            After::Linger => return respond::linger(&mut client).await,
         }
+    }
+}
+
+/// How long a request is waited for; not long once the process is on its way out.
+fn patience(worker: &Worker, usual: Duration) -> Duration {
+    if worker.is_draining() {
+        usual.min(FRESH_GRACE)
+    } else {
+        usual
     }
 }
 

@@ -47,13 +47,13 @@ impl Downstream {
 /// at once and the next request's first bytes cost no extra read.
 pub(super) struct Inlet {
     reader: Reader,
-    /// Received and not yet used; only while no read stands.
+    /// Received and not yet used. A read may stand meanwhile, into a buffer of its own.
     held: Option<Buf>,
     gone: bool,
 }
 
 impl Inlet {
-    /// The bytes received and not yet used; none while a read stands.
+    /// The bytes received and not yet used.
     pub(super) fn held(&self) -> &[u8] {
         self.held.as_ref().map_or(&[], Buf::filled)
     }
@@ -65,7 +65,7 @@ impl Inlet {
 
     /// Puts bytes back that belong to what comes next.
     pub(super) fn put_back(&mut self, buf: Buf) {
-        debug_assert!(self.held.is_none() && !self.reader.is_armed());
+        debug_assert!(self.held.is_none());
         self.held = Some(buf);
     }
 
@@ -83,8 +83,23 @@ impl Inlet {
             self.reader.arm(buf);
         }
         let (received, buf) = self.reader.finish().await;
-        self.held = Some(buf);
+        self.absorb(buf);
         self.accept_count(&received)
+    }
+
+    /// Puts what a read received behind what is held.
+    fn absorb(&mut self, buf: Buf) {
+        self.held = Some(match self.held.take() {
+            Some(mut held) if !held.is_empty() => {
+                if held.room() < buf.len() {
+                    let bytes = held.len() + buf.len();
+                    held = held.grown(bytes.max(FIRST_GROWTH_BYTES), REQUEST_HEADROOM);
+                }
+                held.append(buf.filled());
+                held
+            }
+            _ => buf,
+        });
     }
 
     /// Receives some bytes and forgets them; returns how many.
@@ -101,12 +116,22 @@ impl Inlet {
         Ok(received.unwrap_or(0))
     }
 
-    /// Leaves a read standing that appends to `leftover`, bytes of the next request.
+    /// Holds `leftover`, bytes of the next request, and leaves a read standing for what follows.
     pub(super) fn stand(&mut self, leftover: Buf) {
-        debug_assert!(!self.reader.is_armed());
-        match with_room(leftover, PIPELINED_BYTES_MAX) {
-            Ok(buf) => self.reader.arm(buf),
-            Err(full) => self.held = Some(full),
+        let waits_in = if leftover.is_empty() {
+            leftover
+        } else {
+            self.held = Some(leftover);
+            fresh()
+        };
+        if !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
+            // A window that was consumed leaves its block behind it unusable.
+            let waits_in = if waits_in.room() > 0 {
+                waits_in
+            } else {
+                fresh()
+            };
+            self.reader.arm(waits_in);
         }
     }
 
@@ -120,10 +145,10 @@ impl Inlet {
             let Some((received, buf)) = self.reader.take() else {
                 return self.gone;
             };
-            if self.accept_count(&received).is_ok() {
-                self.stand(buf);
-            } else {
-                self.held = Some(buf);
+            let accepted = self.accept_count(&received);
+            self.absorb(buf);
+            if accepted.is_ok() && self.held().len() < PIPELINED_BYTES_MAX {
+                self.reader.arm(fresh());
             }
         }
         self.gone

@@ -231,7 +231,7 @@ impl NodeSide {
         }
         if passage.outgoing() == Outgoing::UntilClose {
             // Nothing but a reset tells this client that the end is not the end.
-            let _ = client.writer.reset_on_close();
+            client.writer.abort();
         }
         trace.node_broke_off(reason == FailureReason::StreamTimeout);
         Stop::Cut

@@ -36,7 +36,7 @@ pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &Api
         .metrics
         .request(EndpointLabel::Other, error.status.as_u16());
     let id = worker.new_request_id();
-    let response = error_response(worker, error, &id, Scope::Local, false);
+    let response = error_response(worker, error, &id, Scope::Local, false, true);
     match write(worker, client, response).await {
         Ok(()) => After::Linger,
         Err(_) => After::Close,
@@ -59,7 +59,8 @@ pub(super) async fn refuse(
         _ => Scope::Local,
     };
     let keep_alive = go_on_after(worker, client, request);
-    let response = error_response(worker, error, &request.id, scope, keep_alive);
+    let has_body = request.method != http1::Method::Head;
+    let response = error_response(worker, error, &request.id, scope, keep_alive, has_body);
     trace.answered(error.status, response.len());
     deliver(worker, client, response, keep_alive, trace).await
 }
@@ -171,6 +172,7 @@ fn error_response(
     id: &RequestId,
     scope: Scope,
     keep_alive: bool,
+    has_body: bool,
 ) -> Buf {
     let mut body = Vec::with_capacity(HEAD_BYTES_USUAL);
     error.write_body(&mut body);
@@ -194,7 +196,9 @@ fn error_response(
     writer.end();
     let mut response = Buf::with_room(head.len() + body.len());
     response.append(&head);
-    response.append(&body);
+    if has_body {
+        response.append(&body);
+    }
     response
 }
 

@@ -18,6 +18,8 @@ enum Ending {
     /// The same, for a connection that only waits for work: [`close_idle`] may do it at any time.
     /// A request that has already arrived is still read.
     Idle,
+    /// The same, for a connection that has just been made and whose first request may be under way.
+    Fresh,
     /// Nothing is received or sent any more.
     Both,
 }
@@ -54,6 +56,13 @@ impl Deadline {
     #[inline]
     pub fn set_idle(&self, after: Duration) {
         self.set_ending(after, Ending::Idle);
+    }
+
+    /// Like [`Deadline::set_idle`], for a connection whose first request may be under way:
+    /// [`close_idle`] only brings its deadline forward.
+    #[inline]
+    pub fn set_fresh(&self, after: Duration) {
+        self.set_ending(after, Ending::Fresh);
     }
 
     /// No deadline is pending any more.
@@ -111,6 +120,14 @@ pub(super) fn sweep() -> usize {
 
 /// Ends every socket of this thread that only waits for work; returns how many.
 pub fn close_idle() -> usize {
+    let soon = clock::tick_after(FRESH_GRACE);
+    TABLE.with_borrow_mut(|table| {
+        for entry in &mut table.entries {
+            if entry.at != NEVER && entry.ending == Ending::Fresh {
+                entry.at = entry.at.min(soon);
+            }
+        }
+    });
     expire_where(|entry| entry.at != NEVER && entry.ending == Ending::Idle)
 }
 
@@ -141,6 +158,9 @@ fn shut_down_how(fd: RawFd, how: libc::c_int) {
 
 const NEVER: u64 = u64::MAX;
 
+/// How long a connection whose first request may be under way is still waited for.
+pub const FRESH_GRACE: Duration = Duration::from_secs(1);
+
 struct Entry {
     fd: RawFd,
     /// The tick at which the socket is shut down, [`NEVER`] if none.
@@ -154,7 +174,7 @@ impl Entry {
         self.at = NEVER;
         self.expired = true;
         let how = match self.ending {
-            Ending::Receiving | Ending::Idle => libc::SHUT_RD,
+            Ending::Receiving | Ending::Idle | Ending::Fresh => libc::SHUT_RD,
             Ending::Both => libc::SHUT_RDWR,
         };
         shut_down_how(self.fd, how);

@@ -25,7 +25,7 @@ mod stream;
 mod task;
 
 pub use buffer::{Buf, HEADROOM, LARGE, MEDIUM, SMALL};
-pub use deadline::{Deadline, close_idle};
+pub use deadline::{Deadline, FRESH_GRACE, close_idle};
 pub use driver::{Driver, DriverChoice, Preference, block_on, choose};
 pub use listener::Listener;
 pub use reader::Reader;

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
 
 use monoio::io::{AsyncWriteRent, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
@@ -100,13 +99,23 @@ impl Writer {
         self.with_socket(|socket| socket.set_tcp_quickack(true))
     }
 
-    /// Makes closing this socket send a reset instead of a clean end, so that a truncated response
-    /// cannot be mistaken for a complete one.
-    ///
-    /// # Errors
-    /// Whatever setsockopt(2) reports.
-    pub fn reset_on_close(&self) -> io::Result<()> {
-        self.with_socket(|socket| socket.set_linger(Some(Duration::ZERO)))
+    /// Ends the connection with a reset at once, so that a truncated response cannot be mistaken for
+    /// a complete one. (Closing with SO_LINGER 0 would not do: the write half says FIN when dropped.)
+    pub fn abort(&self) {
+        let unspecified = libc::sockaddr {
+            sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sa_data: [0; 14],
+        };
+        // SAFETY: plain system call on a descriptor `self` keeps open, with an address that lives
+        // through it. connect(2) to AF_UNSPEC dissolves the association: TCP sends a reset.
+        #[allow(unsafe_code, reason = "socket2 has no disconnect")]
+        unsafe {
+            libc::connect(
+                self.fd,
+                &raw const unspecified,
+                size_of::<libc::sockaddr>() as libc::socklen_t,
+            );
+        }
     }
 
     fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
