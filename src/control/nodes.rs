@@ -31,6 +31,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
     /// Models the node itself names; used where the file names none.
     discovered: Vec<Box<str>>,
+    /// Slots its engine reports; used where the file says "auto".
+    slots: Option<u32>,
 }
 
 impl Nodes {
@@ -39,6 +41,7 @@ impl Nodes {
             addresses: literal_address(&node.base_url).into_iter().collect(),
             config: node.clone(),
             discovered: Vec::new(),
+            slots: None,
         });
         let mut nodes = Self {
             table: directory.snapshot(),
@@ -67,6 +70,7 @@ impl Nodes {
                 base_url: known.config.base_url.clone(),
                 api_key: known.config.api_key.clone(),
                 needs_models: known.config.models.is_empty(),
+                needs_slots: known.config.max_concurrency.is_none(),
             };
             if probers.request(probe) {
                 self.probing.insert(name);
@@ -109,6 +113,11 @@ impl Nodes {
             Ok(answer) => {
                 if known.config.models.is_empty() && known.discovered != answer.models {
                     known.discovered = answer.models;
+                    has_changed = true;
+                }
+                // An engine that has told once and now does not is more likely busy than changed.
+                if answer.slots.is_some() && known.slots != answer.slots {
+                    known.slots = answer.slots;
                     has_changed = true;
                 }
                 HealthEvent::ProbeSucceeded
@@ -180,8 +189,8 @@ impl Known {
             } else {
                 configured()
             },
-            // What an engine reports is not asked for yet: "auto" is one at a time (seed 2).
-            max_concurrency: config.max_concurrency.unwrap_or(1),
+            // "auto" without a report is one at a time, the rule of seed 2.
+            max_concurrency: config.max_concurrency.or(self.slots).unwrap_or(1),
             weight: config.weight,
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Probe {
     pub(super) api_key: Option<Secret>,
     /// Whether the answer must name the node's models.
     pub(super) needs_models: bool,
+    /// Whether the node is asked how many requests it works on at once.
+    pub(super) needs_slots: bool,
 }
 
 /// What came of a probe.
@@ -37,6 +39,8 @@ pub(super) struct Outcome {
 pub(super) struct Answer {
     /// The models the node names, sorted; empty if it was not asked for them.
     pub(super) models: Vec<Box<str>>,
+    /// How many requests it works on at once, if it was asked and its engine tells.
+    pub(super) slots: Option<u32>,
 }
 
 /// The threads that probe.
@@ -103,10 +107,36 @@ fn resolve(base_url: &BaseUrl) -> io::Result<Vec<SocketAddr>> {
 
 fn ask(probe: &Probe, addresses: &[SocketAddr]) -> io::Result<Answer> {
     let until = Instant::now() + PROBE_TIMEOUT;
+    let (status, body) = get(probe, addresses, "/v1/models", until)?;
+    let models = match (probe.needs_models, status) {
+        (true, 200) => parse_models(body)?,
+        (true, _) => return Err(other("the node does not list its models")),
+        (false, 500..) => return Err(other("the node answered with a server error")),
+        // It is there and minds its own business: an engine without this route still serves.
+        (false, _) => Vec::new(),
+    };
+    let slots = if probe.needs_slots {
+        // An engine that does not know the question is as good as any.
+        let told = get(probe, addresses, "/props", until).ok();
+        told.filter(|(status, _)| *status == 200)
+            .and_then(|(_, body)| parse_slots(body))
+    } else {
+        None
+    };
+    Ok(Answer { models, slots })
+}
+
+/// Sends one request to the first address that can be connected to.
+fn get(
+    probe: &Probe,
+    addresses: &[SocketAddr],
+    path: &str,
+    until: Instant,
+) -> io::Result<(u16, Vec<u8>)> {
     let mut last = other("no address");
     for address in addresses {
         match connect(*address, until) {
-            Ok(socket) => return converse(probe, socket, until),
+            Ok(socket) => return converse(probe, socket, path, until),
             Err(error) => last = error,
         }
     }
@@ -119,15 +149,15 @@ fn connect(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-fn converse(probe: &Probe, mut socket: TcpStream, until: Instant) -> io::Result<Answer> {
+fn converse(
+    probe: &Probe,
+    mut socket: TcpStream,
+    path: &str,
+    until: Instant,
+) -> io::Result<(u16, Vec<u8>)> {
     let mut head = Vec::with_capacity(256);
     let mut writer = HeadWriter::new(&mut head);
-    writer.request_line(
-        Method::Get,
-        probe.base_url.path_prefix(),
-        "/v1/models",
-        None,
-    );
+    writer.request_line(Method::Get, probe.base_url.path_prefix(), path, None);
     writer.field("Host", probe.base_url.authority().as_bytes());
     if let Some(key) = &probe.api_key {
         writer.field(
@@ -141,20 +171,7 @@ fn converse(probe: &Probe, mut socket: TcpStream, until: Instant) -> io::Result<
         .end();
     socket.set_write_timeout(Some(left(until)?))?;
     socket.write_all(&head)?;
-
-    let (status, body) = read_response(&mut socket, until)?;
-    if !probe.needs_models {
-        // The node is there and minds its own business: an engine without this route still serves.
-        return if status < 500 {
-            Ok(Answer { models: Vec::new() })
-        } else {
-            Err(other("the node answered with a server error"))
-        };
-    }
-    if status != 200 {
-        return Err(other("the node does not list its models"));
-    }
-    parse_models(body).map(|models| Answer { models })
+    read_response(&mut socket, until)
 }
 
 /// Reads a whole response of at most [`RESPONSE_BYTES_MAX`] bytes.
@@ -247,6 +264,18 @@ fn parse_models(mut body: Vec<u8>) -> io::Result<Vec<Box<str>>> {
     Ok(models)
 }
 
+/// The slots that llama.cpp's server reports at `/props`.
+fn parse_slots(mut body: Vec<u8>) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Props {
+        total_slots: u32,
+    }
+    let props: Props = simd_json::serde::from_slice(&mut body).ok()?;
+    (1..=crate::config::CONCURRENCY_MAX)
+        .contains(&props.total_slots)
+        .then_some(props.total_slots)
+}
+
 /// Whether clients can ask for a model of this name.
 fn is_usable(id: &str) -> bool {
     (1..=crate::openai::peek::MODEL_BYTES_MAX).contains(&id.len()) && !id.contains(char::is_control)
@@ -282,6 +311,7 @@ mod tests {
             base_url: BaseUrl::parse(&format!("http://{address}/base")).unwrap(),
             api_key: None,
             needs_models,
+            needs_slots: false,
         }
     }
 
@@ -307,11 +337,11 @@ mod tests {
     #[test]
     fn a_model_list_is_read_whatever_its_framing() {
         let responses: [&'static [u8]; 3] = [
-            b"HTTP/1.1 200 OK\r\nContent-Length: 35\r\n\r\n{\"data\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"dat\r\n1e\r\na\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 38\r\n\r\n{\"data\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"dat\r\n21\r\na\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}\r\n0\r\n\r\n",
             b"HTTP/1.0 200 OK\r\n\r\n{\"data\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}",
         ];
-        for response in responses.into_iter().skip(1) {
+        for response in responses {
             let (request, outcome) = probe_against(response, true);
             assert!(
                 request.starts_with("GET /base/v1/models HTTP/1.1\r\n"),
@@ -337,6 +367,22 @@ mod tests {
         assert!(probe_against(not_found, true).1.answer.is_err());
         let broken = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
         assert!(probe_against(broken, false).1.answer.is_err());
+    }
+
+    #[test]
+    fn slots_are_read_from_what_llama_cpp_reports_and_from_nothing_else() {
+        assert_eq!(
+            parse_slots(br#"{"default":{},"total_slots":4}"#.to_vec()),
+            Some(4)
+        );
+        for other in [
+            &br#"{"total_slots":0}"#[..],
+            br#"{"total_slots":-1}"#,
+            b"{}",
+            b"no",
+        ] {
+            assert_eq!(parse_slots(other.to_vec()), None, "{other:?}");
+        }
     }
 
     #[test]

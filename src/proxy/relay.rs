@@ -81,18 +81,10 @@ pub(super) async fn relay(
                 return Err(node.cut(worker, client, &passage, FailureReason::BadResponse, trace));
             }
         }
-        received = match node.receive(worker, client).await? {
-            Ok(received) => received,
-            Err(NodeEnd::Closed) if passage.ends_with_connection() => {
-                trace.node_done(passage.usage());
-                node.finish(worker, true);
-                send_end(worker, client, &passage, trace).await?;
-                break;
-            }
-            Err(end) => {
-                return Err(node.cut(worker, client, &passage, end.into(), trace));
-            }
-        };
+        match next_bytes(worker, client, &mut node, &passage, trace).await? {
+            Some(next) => received = next,
+            None => break,
+        }
     }
     trace.relayed();
     Ok(if keep_alive {
@@ -100,6 +92,26 @@ pub(super) async fn relay(
     } else {
         After::Linger
     })
+}
+
+/// Waits for the next bytes of the body; `None` when the end of the node's connection ended it.
+async fn next_bytes(
+    worker: &Worker,
+    client: &mut Downstream,
+    node: &mut NodeSide,
+    passage: &Passage,
+    trace: &mut Trace<'_>,
+) -> Result<Option<Buf>, Stop> {
+    match node.receive(worker, client).await? {
+        Ok(received) => Ok(Some(received)),
+        Err(NodeEnd::Closed) if passage.ends_with_connection() => {
+            trace.node_done(passage.usage());
+            node.finish(worker, true);
+            send_end(worker, client, passage, trace).await?;
+            Ok(None)
+        }
+        Err(end) => Err(node.cut(worker, client, passage, end.into(), trace)),
+    }
 }
 
 /// The head for the client: the node's end-to-end fields, then what only we can say.

@@ -36,7 +36,7 @@ pub(super) struct Trace<'w> {
     model: Option<Rc<ResolvedModel>>,
     /// Only kept when access records are written.
     details: Option<Box<Details>>,
-    _in_flight: GaugeGuard,
+    _in_flight: Option<GaugeGuard>,
     _stream: Option<GaugeGuard>,
 }
 
@@ -77,7 +77,10 @@ impl<'w> Trace<'w> {
             usage: None,
             model: None,
             details,
-            _in_flight: worker.metrics.gauge(Gauge::RequestsInFlight),
+            // What the router answers by itself is not under way: a scrape does not count itself.
+            _in_flight: endpoint
+                .is_inference()
+                .then(|| worker.metrics.gauge(Gauge::RequestsInFlight)),
             _stream: None,
         }
     }

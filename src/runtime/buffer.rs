@@ -49,8 +49,8 @@ impl Buf {
         Self::pooled(2)
     }
 
-    /// An empty buffer with room for at least `bytes`; larger than [`LARGE`] is allocated exactly
-    /// (zeroed lazily by the kernel, so memory is committed only as bytes arrive).
+    /// An empty buffer with room for at least `bytes`. Beyond [`LARGE`] the block is the next power of
+    /// two; a new one is zeroed lazily by the kernel, so memory is committed only as bytes arrive.
     ///
     /// `bytes` is bounded by the callers' limits, all far below `u32::MAX`.
     pub fn with_room(bytes: usize) -> Self {
@@ -60,14 +60,19 @@ impl Buf {
             .position(|class_bytes| block_bytes <= *class_bytes)
         {
             Some(class) => Self::pooled(class),
-            None => {
-                assert!(
-                    block_bytes <= u32::MAX as usize,
-                    "buffer limits are checked by callers"
-                );
-                Self::over(vec![0; block_bytes].into_boxed_slice())
-            }
+            None => Self::huge(block_bytes),
         }
+    }
+
+    fn huge(bytes: usize) -> Self {
+        assert!(bytes <= 1 << 31, "buffer limits are checked by callers");
+        let bytes = bytes.next_power_of_two();
+        // Reusing a block saves clearing it: nothing outside the window is ever read.
+        let kept = HUGE.with_borrow_mut(|kept| {
+            let place = kept.iter().position(|block| block.len() == bytes)?;
+            Some(kept.swap_remove(place))
+        });
+        Self::over(kept.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()))
     }
 
     /// A buffer that holds a copy of `bytes` and little more.
@@ -210,6 +215,7 @@ impl Drop for Buf {
     fn drop(&mut self) {
         let block = std::mem::take(&mut self.block);
         let Some(class) = CLASS_BYTES.iter().position(|bytes| *bytes == block.len()) else {
+            keep_huge(block);
             return;
         };
         // A thread that is ending has no list any more; the block is simply freed.
@@ -218,6 +224,18 @@ impl Drop for Buf {
                 && free[class].len() < KEPT[class]
             {
                 free[class].push(block);
+            }
+        });
+    }
+}
+
+fn keep_huge(block: Box<[u8]>) {
+    if (1..=HUGE_BYTES_MAX).contains(&block.len()) {
+        let _ = HUGE.try_with(|kept| {
+            if let Ok(mut kept) = kept.try_borrow_mut()
+                && kept.len() < HUGE_KEPT
+            {
+                kept.push(block);
             }
         });
     }
@@ -262,9 +280,13 @@ unsafe impl IoBufMut for Buf {
     }
 }
 
+/// Huge blocks kept for reuse per thread, and the largest worth keeping: 8 MiB at most.
+const HUGE_KEPT: usize = 4;
+const HUGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const CLASS_BYTES: [usize; 3] = [SMALL, MEDIUM, LARGE];
 
 thread_local! {
+    static HUGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     static FREE: RefCell<[Vec<Box<[u8]>>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 

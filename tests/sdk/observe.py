@@ -39,12 +39,10 @@ def busy():
     """The gauges that count running work and say that there is some."""
     prefixes = ("llm_router_requests_in_flight", "llm_router_streams_active")
     prefixes += ("llm_router_node_in_flight", "llm_router_buffered_body_bytes")
-    # The scrape is a request in flight itself.
-    own = {"llm_router_requests_in_flight": 1}
     return {
         name: value
         for name, value in metrics().items()
-        if name.startswith(prefixes) and value > own.get(name, 0)
+        if name.startswith(prefixes) and value > 0
     }
 
 

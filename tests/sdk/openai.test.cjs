@@ -38,8 +38,7 @@ async function abortedAtNodes() {
 
 async function idle() {
   const page = await (await fetch(`${url}/metrics`)).text();
-  // The scrape is a request in flight itself.
-  const busy = /^llm_router_(requests_in_flight (?![01]$)|(streams_active|node_in_flight\S*) (?!0$))/m;
+  const busy = /^llm_router_(requests_in_flight|streams_active|node_in_flight\S*) (?!0$)/m;
   return !busy.test(page);
 }
 

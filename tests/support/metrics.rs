@@ -58,9 +58,9 @@ impl Metrics {
         self.samples.keys().map(String::as_str)
     }
 
-    /// Whether nothing is under way but this scrape, which is itself one connection and one request.
+    /// Whether nothing is under way but this scrape, which is itself one connection.
     pub fn is_quiet(&self) -> bool {
-        self.value("llm_router_requests_in_flight") == 1.0
+        self.value("llm_router_requests_in_flight") == 0.0
             && self.value("llm_router_connections_active") == 1.0
             && self.value("llm_router_streams_active") == 0.0
             && self.value("llm_router_queue_size") == 0.0
