@@ -22,7 +22,7 @@ pub struct FieldIter<'a> {
     rest: &'a [u8],
 }
 
-/// Yields only the fields that travel on in one direction.
+/// Yields only the fields that travel on in one direction, as `(name, value)`; a name is a token, so ASCII.
 #[derive(Clone)]
 pub struct EndToEndFields<'a> {
     fields: FieldIter<'a>,
@@ -143,13 +143,13 @@ impl<'a> EndToEndFields<'a> {
 }
 
 impl<'a> Iterator for EndToEndFields<'a> {
-    type Item = (&'a str, &'a [u8]);
+    type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (name, value) = self.fields.next_line()?;
             if (self.forwards)(name) && !self.connection.lists_field(name) {
-                return Some((std::str::from_utf8(name).ok()?, value));
+                return Some((name, value));
             }
         }
     }
@@ -227,16 +227,16 @@ impl Name {
 /// `_` counts as `-`: servers that turn fields into environment variables cannot tell them apart,
 /// so `X_Forwarded_For` would speak for a field that only we may set.
 #[must_use]
-pub fn forwards_to_node(name: &str) -> bool {
-    travels_to_node(name.as_bytes())
+pub fn forwards_to_node(name: impl AsRef<[u8]>) -> bool {
+    travels_to_node(name.as_ref())
 }
 
 /// Whether a response field of this name goes on to the client (spec section 3): all but
 /// hop-by-hop and framing fields and the names this router answers with itself. Fields listed in
 /// Connection are a matter of the head: [`super::ResponseHead::end_to_end_fields`] applies both.
 #[must_use]
-pub fn forwards_to_client(name: &str) -> bool {
-    travels_to_client(name.as_bytes())
+pub fn forwards_to_client(name: impl AsRef<[u8]>) -> bool {
+    travels_to_client(name.as_ref())
 }
 
 fn travels_to_node(name: &[u8]) -> bool {

@@ -61,13 +61,14 @@ impl<'a> HeadWriter<'a> {
     }
 
     /// One field.
-    pub fn field(&mut self, name: &str, value: &[u8]) -> &mut Self {
-        debug_assert!(is_token(name.as_bytes()), "a field name is a token");
+    pub fn field(&mut self, name: impl AsRef<[u8]>, value: &[u8]) -> &mut Self {
+        let name = name.as_ref();
+        debug_assert!(is_token(name), "a field name is a token");
         debug_assert!(
             is_valid_field_value(value),
             "a field value was validated before"
         );
-        self.put(name.as_bytes());
+        self.put(name);
         self.put(b": ");
         self.put(value);
         self.put(b"\r\n");

@@ -210,7 +210,8 @@ async fn attempt(
         }
         None => {
             let limit = worker.shared.config.proxy.connect_timeout.min(left);
-            let connecting = worker.pool.connect(node, limit);
+            // Boxed: connecting is rare and takes more room than all the rest of an exchange.
+            let connecting = Box::pin(worker.pool.connect(node, limit));
             let connected = client.inlet.watch(connecting).await?;
             trace.enter(Phase::FirstByte);
             connected.map_err(Failure::Connect)?

@@ -286,9 +286,9 @@ pub(super) fn decode_in_parts(parts: &[&[u8]], passing: Passing) -> Decoded {
     decoded
 }
 
-fn render<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+fn render<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> String {
     let fields: Vec<String> = fields
-        .map(|(name, value)| format!("{name}: {}", value.escape_ascii()))
+        .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
         .collect();
     fields.join("\n")
 }

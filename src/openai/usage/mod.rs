@@ -56,6 +56,18 @@ struct Counts {
     total_tokens: u64,
 }
 
+impl Counts {
+    /// Files a number under the name of its member, if it is one of those that count.
+    fn file(&mut self, name: &[u8], value: u64) {
+        match name {
+            b"prompt_tokens" | b"input_tokens" => self.prompt_tokens = value,
+            b"completion_tokens" | b"output_tokens" => self.completion_tokens = value,
+            b"total_tokens" => self.total_tokens = value,
+            _ => {}
+        }
+    }
+}
+
 /// Finds the `"usage":{…}` objects of a JSON body or event stream fed to it in slices of any size,
 /// and keeps the last word on each count.
 ///
@@ -103,10 +115,16 @@ impl UsageTap {
         while !rest.is_empty() {
             rest = match &mut self.state {
                 State::Searching(key) => match key.search(rest) {
-                    Some(tail) => {
-                        self.state = State::Key(LineStart::default());
-                        tail
-                    }
+                    Some(tail) => match object::read_plain(tail) {
+                        Some((counts, behind)) => {
+                            self.found.get_or_insert_default().merge(&counts);
+                            behind
+                        }
+                        None => {
+                            self.state = State::Key(LineStart::default());
+                            tail
+                        }
+                    },
                     None => return,
                 },
                 _ => self.read(rest),

@@ -49,6 +49,61 @@ impl Default for ObjectReader {
     }
 }
 
+/// Reads the plainest and most frequent form at once: a colon, an object of whole numbers on one line,
+/// and all of it in this slice. Gives the counts and what follows the object.
+///
+/// `None` for anything else: the careful reader then decides, and decides the same (a property test
+/// compares every split with the whole).
+pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
+    let mut counts = Counts::default();
+    let object = skip_space(skip_space(slice).strip_prefix(b":")?).strip_prefix(b"{")?;
+    let mut rest = object;
+    loop {
+        rest = skip_space(rest).strip_prefix(b"\"")?;
+        let (name, behind) = rest.split_at_checked(memchr::memchr(b'"', rest)?)?;
+        if !name
+            .iter()
+            .all(|byte| byte.is_ascii_lowercase() || *byte == b'_')
+        {
+            return None;
+        }
+        let number = skip_space(skip_space(behind.strip_prefix(b"\"")?).strip_prefix(b":")?);
+        let digits = number
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        if !(1..=PLAIN_DIGITS_MAX).contains(&digits) {
+            return None;
+        }
+        let (digits, behind) = number.split_at_checked(digits)?;
+        let value = digits.iter().fold(0_u64, |value, digit| {
+            value
+                .wrapping_mul(10)
+                .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+        });
+        counts.file(name, value);
+        match skip_space(behind) {
+            [b',', tail @ ..] => rest = tail,
+            [b'}', tail @ ..] => {
+                let object_bytes = object.len().saturating_sub(tail.len());
+                let is_bounded = object_bytes < usize::from(UsageTap::OBJECT_BYTES_MAX);
+                return is_bounded.then_some((counts, tail));
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn skip_space(slice: &[u8]) -> &[u8] {
+    match slice {
+        [b' ', tail @ ..] => tail,
+        _ => slice,
+    }
+}
+
+/// Digits that surely fit in 64 bits.
+const PLAIN_DIGITS_MAX: usize = 18;
+
 impl ObjectReader {
     pub(super) fn read(&mut self, byte: u8) -> Progress {
         self.bytes = self.bytes.saturating_add(1);
@@ -112,12 +167,7 @@ impl ObjectReader {
         if self.depth > 0 {
             return;
         }
-        match name.bytes() {
-            b"prompt_tokens" | b"input_tokens" => self.counts.prompt_tokens = value,
-            b"completion_tokens" | b"output_tokens" => self.counts.completion_tokens = value,
-            b"total_tokens" => self.counts.total_tokens = value,
-            _ => {}
-        }
+        self.counts.file(name.bytes(), value);
     }
 }
 
