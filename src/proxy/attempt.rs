@@ -73,7 +73,7 @@ pub(super) async fn obtain(
     let mut retries = 0;
     loop {
         let node = slot.node();
-        trace.attempt(node);
+        trace.attempt(node, body.len());
         let left = until.saturating_sub(clock::coarse());
         let failure = match attempt(
             worker, client, &plan, &mut body, node, left, may_reuse, trace,
@@ -86,7 +86,6 @@ pub(super) async fn obtain(
                 received,
                 is_reusable,
             }) => {
-                node.live.record_success();
                 return Ok(Answer {
                     upstream,
                     slot,

@@ -3,10 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use crate::runtime::{Buf, Deadline, Reader, Stream, Writer};
+use crate::runtime::{self, Buf, Deadline, Reader, Stream, Writer};
 
 /// A client connection. The parts are separate so that an exchange can write while it watches.
 pub(super) struct Downstream {
@@ -33,6 +34,7 @@ impl Downstream {
             reader,
             held: None,
             gone: false,
+            look_again: None,
         };
         Self {
             deadline,
@@ -50,6 +52,8 @@ pub(super) struct Inlet {
     /// Received and not yet used. A read may stand meanwhile, into a buffer of its own.
     held: Option<Buf>,
     gone: bool,
+    /// Runs while no read can stand because too much is held: then to look for a hang-up now and then.
+    look_again: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Inlet {
@@ -151,7 +155,23 @@ impl Inlet {
                 self.reader.arm(fresh());
             }
         }
-        self.gone
+        self.gone || self.poll_gone_unread(context)
+    }
+
+    /// Looks now and then whether the client has left, where a read would have no room.
+    fn poll_gone_unread(&mut self, context: &mut Context<'_>) -> bool {
+        loop {
+            let pause = || Box::pin(runtime::sleep(HANG_UP_LOOK)) as Pin<Box<_>>;
+            let timer = self.look_again.get_or_insert_with(pause);
+            if timer.as_mut().poll(context).is_pending() {
+                return false;
+            }
+            self.look_again = None;
+            if self.reader.peer_has_left() {
+                self.gone = true;
+                return true;
+            }
+        }
     }
 
     /// The output of `work`, or [`Gone`] as soon as the client leaves. Drops `work` then.
@@ -206,3 +226,6 @@ const PIPELINED_BYTES_MAX: usize = 32 * 1024;
 
 /// The first growth goes straight to a buffer that most requests fit in.
 const FIRST_GROWTH_BYTES: usize = 15 * 1024;
+
+/// How often a client is looked at that has sent more ahead than is held.
+const HANG_UP_LOOK: Duration = Duration::from_millis(250);

@@ -28,7 +28,7 @@ impl Stream {
         let (read_half, write_half) = socket.into_split();
         Self {
             deadline: Deadline::register(fd),
-            reader: Reader::new(read_half),
+            reader: Reader::new(read_half, fd),
             writer: Writer {
                 half: write_half,
                 fd,

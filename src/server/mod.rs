@@ -226,6 +226,7 @@ fn start_workers(
 ) -> Result<Vec<mailbox::Sender<Order>>, StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
     let cores = limits::available_cores();
+    let (started, outcomes) = crossbeam_channel::bounded(listeners.len());
     let mut orders = Vec::with_capacity(listeners.len());
     for (index, listener) in listeners.into_iter().enumerate() {
         let (sender, receiver) =
@@ -241,9 +242,18 @@ fn start_workers(
             orders: receiver,
             connections: Arc::clone(&connections),
             shared: Arc::clone(shared),
+            started: started.clone(),
         })
         .map_err(system("start a worker"))?;
         orders.push(sender);
+    }
+    // A worker that ends without a word shows as a closed channel.
+    drop(started);
+    for _ in 0..orders.len() {
+        let outcome = outcomes
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("it ended")));
+        outcome.map_err(system("start a worker"))?;
     }
     Ok(orders)
 }

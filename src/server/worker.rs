@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::admission::LimitedCounter;
@@ -34,6 +36,8 @@ pub(super) struct WorkerStart {
     pub(super) orders: mailbox::Receiver<Order>,
     pub(super) connections: Arc<Connections>,
     pub(super) shared: Arc<Shared>,
+    /// Where the worker says that it accepts connections, or why it cannot.
+    pub(super) started: Sender<io::Result<()>>,
 }
 
 /// Starts the thread.
@@ -50,9 +54,30 @@ fn run(start: WorkerStart) {
         log::warn(format_args!("worker {index} runs unpinned: {error}"));
     }
     let driver = start.shared.driver;
-    match runtime::block_on(driver, work(start)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) | Err(error) => log::error(format_args!("worker {index} ended: {error}")),
+    let started = start.started.clone();
+    let _watch = Watch { index };
+    let ended = runtime::block_on(driver, work(start));
+    if let Ok(Err(error)) | Err(error) = ended {
+        log::error(format_args!("worker {index}: {error}"));
+        // Nobody listens any more once all workers have started.
+        let _ = started.try_send(Err(error));
+    }
+}
+
+/// Ends the process when its worker ends, also by a panic: a listener nobody serves would take
+/// connections from the other workers and leave them unanswered.
+struct Watch {
+    index: usize,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        log::error(format_args!(
+            "worker {} has ended; so does the process",
+            self.index
+        ));
+        // The signal is blocked and received by the main thread, which drains what is left.
+        let _ = kill(Pid::this(), Signal::SIGTERM);
     }
 }
 
@@ -79,6 +104,8 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         runtime::spawn(Rc::clone(&acceptor).accept_forever());
     }
     runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
+    // There is room for one word of each worker.
+    let _ = start.started.try_send(Ok(()));
     start
         .orders
         .run(|order| match order {
