@@ -279,17 +279,8 @@ pub(crate) fn error_responses(sources: &[Source]) -> Vec<String> {
     let mut out = Vec::new();
     for source in elsewhere {
         for (index, pair) in source.tokens.windows(2).enumerate() {
-            // `sse::write_event` is a free function; the method of an error has a receiver.
-            let writes = match pair[1].word() {
-                Some("write_body") => pair[0].is_mark('.') || is_separator(&pair[0]),
-                Some("write_event") => {
-                    pair[0].is_mark('.')
-                        || (is_separator(&pair[0])
-                            && index > 0
-                            && source.tokens[index - 1].is_word("ApiError"))
-                }
-                _ => false,
-            };
+            let is_use = pair[0].is_mark('.') || is_separator(&pair[0]);
+            let writes = is_use && pair[1].is_word("write_body");
             if writes && !source.is_test_code(index) {
                 out.push(format!(
                     "{}:{}: only proxy::respond builds error responses: hand the ApiError to it",
