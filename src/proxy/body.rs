@@ -117,6 +117,10 @@ pub(super) async fn receive(
         Some(bytes) => receive_fixed(worker, client, received, bytes, headroom, &pace).await,
         None => receive_chunked(worker, client, received, body_bytes_max, headroom, &pace).await,
     };
+    if body.is_ok() && client.deadline.expired() {
+        client.inlet.stop_reading();
+        request.keep_alive = false;
+    }
     client.deadline.clear();
     body
 }
@@ -166,7 +170,7 @@ async fn receive_chunked(
         while !received.is_empty() && !decoder.is_finished() {
             let step = decoder
                 .forward_range(received.filled(), Passing::Data)
-                .map_err(|error| Stop::Answer(crate::http1::Reject::from(error).into()))?;
+                .map_err(|error| ApiError::from(crate::http1::Reject::from(error)))?;
             let piece = received
                 .filled()
                 .get(step.forward.clone())
@@ -223,12 +227,11 @@ fn reserve(worker: &Worker, bytes: usize) -> Result<BufferReservation, Stop> {
     worker
         .budget
         .try_reserve(bytes as u64)
-        .ok_or_else(|| over_budget(worker))
+        .ok_or_else(over_budget)
 }
 
-fn over_budget(worker: &Worker) -> Stop {
-    worker.metrics.rejected(RejectionReason::BufferBudget);
-    ApiError::overloaded(1).into()
+fn over_budget() -> Stop {
+    Stop::Answer(ApiError::overloaded(1), Some(RejectionReason::BufferBudget))
 }
 
 fn grow_reservation(
@@ -241,7 +244,7 @@ fn grow_reservation(
         Some(held) => {
             let more = (bytes as u64).saturating_sub(held.bytes());
             if !held.try_grow(more) {
-                return Err(over_budget(worker));
+                return Err(over_budget());
             }
         }
     }

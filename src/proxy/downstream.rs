@@ -3,10 +3,11 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use crate::runtime::{Buf, Deadline, Reader, Stream, Writer};
+use crate::runtime::{self, Buf, Deadline, Reader, Stream, Writer};
 
 /// A client connection. The parts are separate so that an exchange can write while it watches.
 pub(super) struct Downstream {
@@ -33,12 +34,14 @@ impl Downstream {
             reader,
             held: None,
             gone: false,
+            is_shut: false,
+            look_again: None,
         };
         Self {
             deadline,
             inlet,
             writer,
-            peer: peer.to_string().into(),
+            peer: peer.to_canonical().to_string().into(),
         }
     }
 }
@@ -50,6 +53,11 @@ pub(super) struct Inlet {
     /// Received and not yet used. A read may stand meanwhile, into a buffer of its own.
     held: Option<Buf>,
     gone: bool,
+    /// Whether we have shut the receiving side ourselves: the end of the stream then says nothing about
+    /// the client.
+    is_shut: bool,
+    /// Runs while no read can stand because too much is held: then to look for a hang-up now and then.
+    look_again: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Inlet {
@@ -90,7 +98,7 @@ impl Inlet {
     /// Puts what a read received behind what is held.
     fn absorb(&mut self, buf: Buf) {
         self.held = Some(match self.held.take() {
-            Some(mut held) if !held.is_empty() => {
+            Some(mut held) if !held.is_empty() || held.room() >= buf.len() => {
                 if held.room() < buf.len() {
                     let bytes = held.len() + buf.len();
                     held = held.grown(bytes.max(FIRST_GROWTH_BYTES), REQUEST_HEADROOM);
@@ -100,6 +108,12 @@ impl Inlet {
             }
             _ => buf,
         });
+    }
+
+    /// A deadline shut the receiving side down just as a whole request had arrived: it is answered, and
+    /// nothing more is read.
+    pub(super) fn stop_reading(&mut self) {
+        self.is_shut = true;
     }
 
     /// Receives some bytes and forgets them; returns how many.
@@ -124,7 +138,7 @@ impl Inlet {
             self.held = Some(leftover);
             fresh()
         };
-        if !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
+        if !self.is_shut && !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
             // A window that was consumed leaves its block behind it unusable.
             let waits_in = if waits_in.room() > 0 {
                 waits_in
@@ -138,6 +152,9 @@ impl Inlet {
     /// Whether the client has left; keeps what it sends ahead of time, up to
     /// [`PIPELINED_BYTES_MAX`], then stops reading.
     pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
+        if self.is_shut {
+            return false;
+        }
         while !self.gone && self.reader.is_armed() {
             if self.reader.poll_done(context).is_pending() {
                 return false;
@@ -151,7 +168,23 @@ impl Inlet {
                 self.reader.arm(fresh());
             }
         }
-        self.gone
+        self.gone || self.poll_gone_unread(context)
+    }
+
+    /// Looks now and then whether the client has left, where a read would have no room.
+    fn poll_gone_unread(&mut self, context: &mut Context<'_>) -> bool {
+        loop {
+            let pause = || Box::pin(runtime::sleep(HANG_UP_LOOK)) as Pin<Box<_>>;
+            let timer = self.look_again.get_or_insert_with(pause);
+            if timer.as_mut().poll(context).is_pending() {
+                return false;
+            }
+            self.look_again = None;
+            if self.reader.peer_has_left() {
+                self.gone = true;
+                return true;
+            }
+        }
     }
 
     /// The output of `work`, or [`Gone`] as soon as the client leaves. Drops `work` then.
@@ -171,7 +204,7 @@ impl Inlet {
             // A half-closed client counts as gone: it is how most clients abort, and a response it
             // still waited for would hold a slot for nobody. RFC 9112 section 9.6 leaves it to us.
             Ok(0) | Err(_) => {
-                self.gone = true;
+                self.gone = !self.is_shut;
                 Err(Gone)
             }
         }
@@ -206,3 +239,6 @@ const PIPELINED_BYTES_MAX: usize = 32 * 1024;
 
 /// The first growth goes straight to a buffer that most requests fit in.
 const FIRST_GROWTH_BYTES: usize = 15 * 1024;
+
+/// How often a client is looked at that has sent more ahead than is held.
+const HANG_UP_LOOK: Duration = Duration::from_millis(250);

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::nodes::{ResolvedModel, Selection, Slot};
 use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek};
-use crate::telemetry::Phase;
+use crate::telemetry::{Phase, RejectionReason};
 
 use super::attempt::{self, Plan};
 use super::body::{self, Body};
@@ -36,8 +36,8 @@ pub(super) enum After {
 /// Why an exchange ends before a response of a node could be relayed.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// With this answer.
-    Answer(ApiError),
+    /// With this answer, counted as this.
+    Answer(ApiError, Option<RejectionReason>),
     /// Without any: the client has left, or no longer takes what it is sent.
     Gone { is_stalled: bool },
     /// Without any: the client has part of a response that the node broke off.
@@ -46,7 +46,8 @@ pub(super) enum Stop {
 
 impl From<ApiError> for Stop {
     fn from(error: ApiError) -> Self {
-        Self::Answer(error)
+        let reason = respond::rejection_reason(&error);
+        Self::Answer(error, reason)
     }
 }
 
@@ -65,8 +66,8 @@ pub(super) async fn exchange(
     let mut trace = Trace::begin(worker, &request);
     match answer(worker, client, &mut request, &mut trace).await {
         Ok(after) => after,
-        Err(Stop::Answer(error)) => {
-            respond::refuse(worker, client, &mut request, &error, &mut trace).await
+        Err(Stop::Answer(error, reason)) => {
+            respond::refuse(worker, client, &mut request, &error, reason, &mut trace).await
         }
         Err(Stop::Cut) => After::Close,
         Err(Stop::Gone { is_stalled }) => {

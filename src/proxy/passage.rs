@@ -15,7 +15,22 @@ pub(super) type Ranges = SmallVec<[Range<usize>; 2]>;
 pub(super) struct Passage {
     incoming: Incoming,
     outgoing: Outgoing,
+    seen: Seen,
+}
+
+/// What was observed of a body in passing.
+#[derive(Default)]
+struct Seen {
     usage: UsageTap,
+    /// Without framing.
+    body_bytes: u64,
+}
+
+impl Seen {
+    fn feed(&mut self, data: &[u8]) {
+        self.usage.feed(data);
+        self.body_bytes += data.len() as u64;
+    }
 }
 
 /// The node's framing.
@@ -85,7 +100,7 @@ impl Passage {
         Self {
             incoming,
             outgoing,
-            usage: UsageTap::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -100,7 +115,12 @@ impl Passage {
 
     /// The token counts seen in the body so far.
     pub(super) fn usage(&self) -> Option<Usage> {
-        self.usage.usage()
+        self.seen.usage.usage()
+    }
+
+    /// Bytes of the body that have come so far, without framing.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.seen.body_bytes
     }
 
     /// Looks at the next received bytes.
@@ -123,21 +143,21 @@ impl Passage {
                 } else {
                     Progress::More
                 };
-                self.usage.feed(&received[..count]);
+                self.seen.feed(&received[..count]);
                 Digest {
                     ranges: range_if_any(count),
                     progress,
                 }
             }
             Incoming::UntilClose => {
-                self.usage.feed(received);
+                self.seen.feed(received);
                 Digest {
                     ranges: range_if_any(received.len()),
                     progress: Progress::More,
                 }
             }
             Incoming::Chunked(decoder) => {
-                digest_chunks(decoder, self.outgoing, &mut self.usage, received)
+                digest_chunks(decoder, self.outgoing, &mut self.seen, received)
             }
         }
     }
@@ -146,7 +166,7 @@ impl Passage {
 fn digest_chunks(
     decoder: &mut ChunkedDecoder,
     outgoing: Outgoing,
-    usage: &mut UsageTap,
+    seen: &mut Seen,
     received: &[u8],
 ) -> Digest {
     let mut ranges = Ranges::new();
@@ -162,7 +182,7 @@ fn digest_chunks(
         position = range.end;
         let goes_on = match piece.kind {
             PieceKind::Data => {
-                usage.feed(&received[range.clone()]);
+                seen.feed(&received[range.clone()]);
                 true
             }
             PieceKind::Framing | PieceKind::End => outgoing == Outgoing::Chunks,

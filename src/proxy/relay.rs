@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
 use crate::nodes::{FailureReason, Slot};
-use crate::runtime::{Buf, HEADROOM, Reader};
+use crate::runtime::{self, Buf, HEADROOM, Reader, TURNS};
 use crate::upstream::Upstream;
 
 use super::Worker;
@@ -53,8 +53,12 @@ pub(super) async fn relay(
         is_event_stream: head.is_event_stream,
     };
     let mut lines = Some(client_head(worker, request, head, &passage, keep_alive));
-    loop {
+    for turn in 1_u64.. {
+        if turn.is_multiple_of(TURNS) {
+            runtime::give_way().await;
+        }
         let digest = passage.digest(received.filled());
+        trace.body_from_node(passage.body_bytes());
         match digest.progress {
             Progress::More => {
                 if lines.is_some() {
@@ -73,7 +77,8 @@ pub(super) async fn relay(
             received,
             ranges: digest.ranges,
         };
-        send(worker, client, node.reader(), parcel, &passage, trace).await?;
+        send(worker, client, node.reader(), parcel, &passage).await?;
+        trace.body_sent_on();
         match digest.progress {
             Progress::More => {}
             Progress::Finished { .. } => break,
@@ -107,7 +112,7 @@ async fn next_bytes(
         Err(NodeEnd::Closed) if passage.ends_with_connection() => {
             trace.node_done(passage.usage());
             node.finish(worker, true);
-            send_end(worker, client, passage, trace).await?;
+            send_end(worker, client, passage).await?;
             Ok(None)
         }
         Err(end) => Err(node.cut(worker, client, passage, end.into(), trace)),
@@ -199,6 +204,8 @@ impl NodeSide {
     fn finish(&mut self, worker: &Worker, has_excess: bool) {
         if let Some((upstream, slot)) = self.open.take() {
             let node = slot.node().id;
+            // Only now: a node that keeps dying in the middle of its answers is not well.
+            slot.node().live.record_success();
             drop(slot);
             if self.is_reusable && !has_excess {
                 worker.pool.check_in(node, upstream);
@@ -264,7 +271,6 @@ async fn send(
     mut upstream: Option<&mut Reader>,
     parcel: Parcel,
     passage: &Passage,
-    trace: &mut Trace<'_>,
 ) -> Result<(), Stop> {
     let Parcel {
         mut lines,
@@ -280,32 +286,20 @@ async fn send(
         if let Some(lines) = lines.take()
             && !buf.prepend(&lines)
         {
-            write(
-                worker,
-                client,
-                upstream.as_deref_mut(),
-                Buf::of(&lines),
-                trace,
-            )
-            .await?;
+            write(worker, client, upstream.as_deref_mut(), Buf::of(&lines)).await?;
         }
-        buf = write(worker, client, upstream.as_deref_mut(), buf, trace).await?;
+        buf = write(worker, client, upstream.as_deref_mut(), buf).await?;
     }
     if let Some(lines) = lines {
-        write(worker, client, upstream, Buf::of(&lines), trace).await?;
+        write(worker, client, upstream, Buf::of(&lines)).await?;
     }
     Ok(())
 }
 
 /// Ends a body that was framed here.
-async fn send_end(
-    worker: &Worker,
-    client: &mut Downstream,
-    passage: &Passage,
-    trace: &mut Trace<'_>,
-) -> Result<(), Stop> {
+async fn send_end(worker: &Worker, client: &mut Downstream, passage: &Passage) -> Result<(), Stop> {
     if passage.outgoing() == Outgoing::Framed {
-        write(worker, client, None, Buf::of(LAST_CHUNK), trace).await?;
+        write(worker, client, None, Buf::of(LAST_CHUNK)).await?;
     }
     Ok(())
 }
@@ -325,7 +319,6 @@ async fn write(
     client: &mut Downstream,
     mut upstream: Option<&mut Reader>,
     mut buf: Buf,
-    trace: &mut Trace<'_>,
 ) -> Result<Buf, Stop> {
     let Downstream {
         deadline,
@@ -333,7 +326,6 @@ async fn write(
         writer,
         ..
     } = client;
-    trace.sending(buf.len());
     while !buf.is_empty() {
         deadline.set(worker.shared.config.http.write_stall_timeout);
         let mut writing = pin!(writer.write(buf));

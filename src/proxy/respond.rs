@@ -6,7 +6,7 @@ use http::StatusCode;
 use crate::http1::{self, HeadWriter};
 use crate::openai::ApiError;
 use crate::runtime::Buf;
-use crate::telemetry::{EndpointLabel, RejectionReason};
+use crate::telemetry::RejectionReason;
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -23,7 +23,8 @@ impl From<http1::Reject> for ApiError {
             code: reject.code,
             message: reject.reason.into(),
             retry_after_secs: None,
-            allow: None,
+            // RFC 9110 section 15.5.6 demands it; only CONNECT is refused before there is a route.
+            allow: (reject.status == StatusCode::METHOD_NOT_ALLOWED).then_some("GET, HEAD, POST"),
         }
     }
 }
@@ -32,15 +33,22 @@ impl From<http1::Reject> for ApiError {
 /// connection ends.
 pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &ApiError) -> After {
     worker.metrics.rejected(RejectionReason::BadRequest);
-    worker
-        .metrics
-        .request(EndpointLabel::Other, error.status.as_u16());
     let id = worker.new_request_id();
-    let response = error_response(worker, error, &id, Scope::Local, false, true);
-    match write(worker, client, response).await {
-        Ok(()) => After::Linger,
-        Err(_) => After::Close,
-    }
+    let mut trace = Trace::of_rejected(worker, &id);
+    let envelope = Envelope {
+        id: &id,
+        scope: Scope::Local,
+        keep_alive: false,
+        has_body: true,
+    };
+    deliver(
+        worker,
+        client,
+        error_response(worker, error, &envelope),
+        error.status,
+        &mut trace,
+    )
+    .await
 }
 
 /// Answers a request with an error. The connection goes on if the whole request has been received.
@@ -49,20 +57,30 @@ pub(super) async fn refuse(
     client: &mut Downstream,
     request: &mut Request,
     error: &ApiError,
+    reason: Option<RejectionReason>,
     trace: &mut Trace<'_>,
 ) -> After {
-    if let Some(reason) = rejection_reason(error) {
+    if let Some(reason) = reason {
         worker.metrics.rejected(reason);
     }
     let scope = match &request.route {
         Ok(routed) if routed.endpoint.is_inference() => Scope::Inference,
         _ => Scope::Local,
     };
-    let keep_alive = go_on_after(worker, client, request);
-    let has_body = request.method != http1::Method::Head;
-    let response = error_response(worker, error, &request.id, scope, keep_alive, has_body);
-    trace.answered(error.status, response.len());
-    deliver(worker, client, response, keep_alive, trace).await
+    let envelope = Envelope {
+        keep_alive: go_on_after(worker, client, request),
+        id: &request.id,
+        scope,
+        has_body: request.method != http1::Method::Head,
+    };
+    deliver(
+        worker,
+        client,
+        error_response(worker, error, &envelope),
+        error.status,
+        trace,
+    )
+    .await
 }
 
 /// Answers a request with a body made here.
@@ -89,11 +107,8 @@ pub(super) async fn content(
     } else {
         body
     };
-    let mut response = Buf::with_room(head.len() + body.len());
-    response.append(&head);
-    response.append(body);
-    trace.answered(status, response.len());
-    deliver(worker, client, response, keep_alive, trace).await
+    let response = Response::of(&head, body, keep_alive);
+    deliver(worker, client, response, status, trace).await
 }
 
 /// Tells a client that waits for it to send its body (RFC 9110 section 10.1.1).
@@ -159,21 +174,52 @@ fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) 
     }
     match request.skip_unread_body() {
         Some(behind) => {
-            client.inlet.put_back(behind);
+            // An empty one would keep its whole block from an idle connection.
+            if !behind.is_empty() {
+                client.inlet.put_back(behind);
+            }
             true
         }
         None => false,
     }
 }
 
-fn error_response(
-    worker: &Worker,
-    error: &ApiError,
-    id: &RequestId,
+/// What an error response needs to know of its request.
+struct Envelope<'r> {
+    id: &'r RequestId,
     scope: Scope,
     keep_alive: bool,
+    /// False for HEAD: the length is told, the body is not sent.
     has_body: bool,
-) -> Buf {
+}
+
+/// A whole response made here.
+struct Response {
+    bytes: Buf,
+    body_bytes: usize,
+    keep_alive: bool,
+}
+
+impl Response {
+    fn of(head: &[u8], body: &[u8], keep_alive: bool) -> Self {
+        let mut bytes = Buf::with_room(head.len() + body.len());
+        bytes.append(head);
+        bytes.append(body);
+        Self {
+            bytes,
+            body_bytes: body.len(),
+            keep_alive,
+        }
+    }
+}
+
+fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) -> Response {
+    let Envelope {
+        id,
+        scope,
+        keep_alive,
+        has_body,
+    } = *envelope;
     let mut body = Vec::with_capacity(HEAD_BYTES_USUAL);
     error.write_body(&mut body);
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
@@ -194,26 +240,22 @@ fn error_response(
     }
     write_own_fields(worker, &mut writer, id, scope, keep_alive);
     writer.end();
-    let mut response = Buf::with_room(head.len() + body.len());
-    response.append(&head);
-    if has_body {
-        response.append(&body);
-    }
-    response
+    Response::of(&head, if has_body { &body } else { &[] }, keep_alive)
 }
 
 async fn deliver(
     worker: &Worker,
     client: &mut Downstream,
-    response: Buf,
-    keep_alive: bool,
+    response: Response,
+    status: StatusCode,
     trace: &mut Trace<'_>,
 ) -> After {
-    if write(worker, client, response).await.is_err() {
+    trace.answered(status, response.body_bytes);
+    if write(worker, client, response.bytes).await.is_err() {
         trace.client_left(client.deadline.expired());
         return After::Close;
     }
-    if keep_alive {
+    if response.keep_alive {
         After::KeepAlive
     } else {
         After::Linger
@@ -230,7 +272,7 @@ async fn write(worker: &Worker, client: &mut Downstream, response: Buf) -> Resul
 }
 
 /// What a refusal counts as; errors of nodes are counted at the node.
-fn rejection_reason(error: &ApiError) -> Option<RejectionReason> {
+pub(super) fn rejection_reason(error: &ApiError) -> Option<RejectionReason> {
     Some(match (error.status, error.code) {
         (StatusCode::UNAUTHORIZED, _) => RejectionReason::InvalidKey,
         (_, "queue_full") => RejectionReason::Overloaded,

@@ -17,6 +17,7 @@ use crate::telemetry::{
 
 use super::Worker;
 use super::request::Request;
+use super::request_id::RequestId;
 
 /// One exchange under way.
 pub(super) struct Trace<'w> {
@@ -31,6 +32,8 @@ pub(super) struct Trace<'w> {
     ended_by: EndedBy,
     attempts: u32,
     request_bytes: u64,
+    bytes_to_node: u64,
+    bytes_from_node: u64,
     response_bytes: u64,
     usage: Option<Usage>,
     model: Option<Rc<ResolvedModel>>,
@@ -48,15 +51,25 @@ struct Details {
 }
 
 impl<'w> Trace<'w> {
+    /// The trace of a request whose head is whole.
     pub(super) fn begin(worker: &'w Worker, request: &Request) -> Self {
         let endpoint = request
             .route
             .as_ref()
             .map_or(Endpoint::Other, |routed| routed.endpoint);
+        Self::of(worker, endpoint, &request.id, request.began)
+    }
+
+    /// The trace of bytes that are not a request.
+    pub(super) fn of_rejected(worker: &'w Worker, id: &RequestId) -> Self {
+        Self::of(worker, Endpoint::Other, id, clock::now())
+    }
+
+    fn of(worker: &'w Worker, endpoint: Endpoint, id: &RequestId, began: Instant) -> Self {
         let details = worker.shared.access_log.is_some().then(|| {
             Box::new(Details {
                 started_unix_ms: unix_ms_now(),
-                request_id: ClientText::new(request.id.as_bytes()),
+                request_id: ClientText::new(id.as_bytes()),
                 model: ClientText::default(),
                 node: ClientText::default(),
             })
@@ -64,15 +77,17 @@ impl<'w> Trace<'w> {
         Self {
             worker,
             endpoint: endpoint_label(endpoint),
-            began: request.began,
+            began,
             phase: Phase::Auth,
-            phase_began: request.began,
+            phase_began: began,
             phases: [Duration::ZERO; Phase::COUNT],
             first_byte: None,
             status: 0,
             ended_by: EndedBy::Router,
             attempts: 0,
             request_bytes: 0,
+            bytes_to_node: 0,
+            bytes_from_node: 0,
             response_bytes: 0,
             usage: None,
             model: None,
@@ -116,8 +131,9 @@ impl<'w> Trace<'w> {
         self.model = Some(Rc::clone(model));
     }
 
-    pub(super) fn attempt(&mut self, node: &Node) {
+    pub(super) fn attempt(&mut self, node: &Node, body_bytes: usize) {
         self.attempts += 1;
+        self.bytes_to_node += body_bytes as u64;
         if let Some(details) = &mut self.details {
             details.node = ClientText::new(node.name.as_bytes());
         }
@@ -137,8 +153,14 @@ impl<'w> Trace<'w> {
         }
     }
 
-    pub(super) fn sending(&mut self, bytes: usize) {
-        self.response_bytes += bytes as u64;
+    /// So many body bytes have come from the node, without framing.
+    pub(super) fn body_from_node(&mut self, bytes: u64) {
+        self.bytes_from_node = bytes;
+    }
+
+    /// All of them so far went on to the client.
+    pub(super) fn body_sent_on(&mut self) {
+        self.response_bytes = self.bytes_from_node;
     }
 
     /// The node has said everything; what is left is ours and the client's.
@@ -147,16 +169,14 @@ impl<'w> Trace<'w> {
         self.enter(Phase::Done);
     }
 
-    /// The router answers by itself.
-    pub(super) fn answered(&mut self, status: StatusCode, bytes: usize) {
+    /// The router answers by itself, with a body of this length.
+    pub(super) fn answered(&mut self, status: StatusCode, body_bytes: usize) {
         self.status = status.as_u16();
-        self.ended_by =
-            if status == StatusCode::GATEWAY_TIMEOUT || status == StatusCode::REQUEST_TIMEOUT {
-                EndedBy::Timeout
-            } else {
-                EndedBy::Router
-            };
-        self.response_bytes = bytes as u64;
+        self.ended_by = match status {
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => EndedBy::Timeout,
+            _ => EndedBy::Router,
+        };
+        self.response_bytes = body_bytes as u64;
     }
 
     /// The node's response was relayed whole.
@@ -181,6 +201,28 @@ impl<'w> Trace<'w> {
         } else {
             EndedBy::Node
         };
+    }
+
+    /// Of every request that reached a model, also of those that no node answered.
+    fn record_latencies(&self, model: &ResolvedModel, now: Instant) {
+        let spent = |phases: &[Phase]| -> Duration {
+            phases
+                .iter()
+                .map(|phase| self.phases[*phase as usize])
+                .sum()
+        };
+        let metrics = &self.worker.metrics;
+        let total = now - self.began;
+        let node = spent(&NODE_PHASES);
+        metrics.latency(Latency::Request, total);
+        metrics.latency(
+            Latency::Overhead,
+            total.saturating_sub(node + spent(&[Phase::Read])),
+        );
+        if let Some(first_byte) = self.first_byte {
+            metrics.latency(Latency::FirstByte, first_byte - self.began);
+            model.stats().add_service(node);
+        }
     }
 
     fn record(&self, log: &crate::telemetry::AccessLog, details: Details) {
@@ -214,24 +256,16 @@ impl Drop for Trace<'_> {
         self.phases[self.phase as usize] += now - self.phase_began;
         let metrics = &self.worker.metrics;
         metrics.request(self.endpoint, self.status);
-        metrics.body_bytes(Direction::FromClient, self.request_bytes);
-        metrics.body_bytes(Direction::ToClient, self.response_bytes);
-        if let Some(first_byte) = self.first_byte {
-            let spent = |phases: &[Phase]| -> Duration {
-                phases
-                    .iter()
-                    .map(|phase| self.phases[*phase as usize])
-                    .sum()
-            };
-            let node = spent(&NODE_PHASES);
-            let total = now - self.began;
-            metrics.latency(Latency::Request, total);
-            metrics.latency(Latency::FirstByte, first_byte - self.began);
-            let not_ours = node + spent(&[Phase::Read]);
-            metrics.latency(Latency::Overhead, total.saturating_sub(not_ours));
-            if let Some(model) = &self.model {
-                model.stats().add_service(node);
-            }
+        for (direction, bytes) in [
+            (Direction::FromClient, self.request_bytes),
+            (Direction::ToNode, self.bytes_to_node),
+            (Direction::FromNode, self.bytes_from_node),
+            (Direction::ToClient, self.response_bytes),
+        ] {
+            metrics.body_bytes(direction, bytes);
+        }
+        if let Some(model) = &self.model {
+            self.record_latencies(model, now);
         }
         if let (Some(usage), Some(model)) = (&self.usage, &self.model) {
             model

@@ -87,6 +87,13 @@ pub struct DriverChoice {
 /// # Errors
 /// The last probe's error when io_uring was demanded and no flag set works.
 pub fn choose(preference: Preference) -> io::Result<DriverChoice> {
+    choose_by(preference, Driver::probe)
+}
+
+fn choose_by(
+    preference: Preference,
+    probe: impl Fn(Driver) -> io::Result<()>,
+) -> io::Result<DriverChoice> {
     let candidates: &[Driver] = match preference {
         Preference::Epoll => &[Driver::Epoll],
         Preference::Auto => &ALL,
@@ -95,7 +102,7 @@ pub fn choose(preference: Preference) -> io::Result<DriverChoice> {
     let mut refused = Vec::new();
     let mut last = io::Error::from(io::ErrorKind::Unsupported);
     for driver in candidates {
-        match driver.probe() {
+        match probe(*driver) {
             Ok(()) if preference == Preference::Epoll => {
                 return Ok(DriverChoice {
                     driver: *driver,
@@ -176,3 +183,57 @@ const ALL: [Driver; 4] = [
 const PROBE_ENTRIES: u32 = 8;
 /// Submission queue entries of a worker's ring; the completion queue holds four times as many.
 const RING_ENTRIES: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that takes only these drivers.
+    fn kernel(takes: &'static [Driver]) -> impl Fn(Driver) -> io::Result<()> {
+        move |driver| match takes.contains(&driver) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    #[test]
+    fn the_best_driver_the_kernel_takes_is_chosen_and_the_refusals_are_told() {
+        let all = ALL;
+        for (index, best) in all.into_iter().enumerate() {
+            let takes: &'static [Driver] = match index {
+                0 => &ALL,
+                1 => &[
+                    Driver::IoUringCooperative,
+                    Driver::IoUringPlain,
+                    Driver::Epoll,
+                ],
+                2 => &[Driver::IoUringPlain, Driver::Epoll],
+                _ => &[Driver::Epoll],
+            };
+            let choice = choose_by(Preference::Auto, kernel(takes)).unwrap();
+            assert_eq!(choice.driver, best);
+            for refused in &all[..index] {
+                assert!(choice.reason.contains(refused.name()), "{}", choice.reason);
+            }
+        }
+    }
+
+    #[test]
+    fn demanding_io_uring_where_there_is_none_is_an_error_that_says_why() {
+        let error = choose_by(Preference::IoUring, kernel(&[Driver::Epoll])).unwrap_err();
+        assert!(
+            error.to_string().contains("io_uring is not usable"),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(Driver::IoUringPlain.name()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn asking_for_epoll_probes_nothing_else() {
+        let choice = choose_by(Preference::Epoll, kernel(&[Driver::Epoll])).unwrap();
+        assert_eq!(choice.driver, Driver::Epoll);
+    }
+}

@@ -9,6 +9,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -25,6 +26,7 @@ type Completed = (ReadHalf, io::Result<usize>, Buf);
 pub struct Reader {
     place: Pin<Box<dyn ReadPlace>>,
     state: State,
+    fd: RawFd,
 }
 
 enum State {
@@ -36,10 +38,11 @@ enum State {
 }
 
 impl Reader {
-    pub(super) fn new(half: ReadHalf) -> Self {
+    pub(super) fn new(half: ReadHalf, fd: RawFd) -> Self {
         Self {
             place: place_for(receive),
             state: State::Idle(half),
+            fd,
         }
     }
 
@@ -94,6 +97,22 @@ impl Reader {
     pub fn is_done_now(&mut self) -> bool {
         self.poll_done(&mut Context::from_waker(Waker::noop()))
             .is_ready()
+    }
+
+    /// Whether the peer has closed its sending side or the connection is broken, even while bytes it
+    /// sent before are still unread: for when no read can stand because there is no room for more.
+    pub fn peer_has_left(&self) -> bool {
+        let events = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+        let mut watched = libc::pollfd {
+            fd: self.fd,
+            events,
+            revents: 0,
+        };
+        // SAFETY: one initialised entry for a descriptor that is open as long as `self`; returns at
+        // once because the timeout is zero.
+        #[allow(unsafe_code, reason = "monoio polls for reading and writing only")]
+        let count = unsafe { libc::poll(&raw mut watched, 1, 0) };
+        count > 0 && watched.revents & events != 0
     }
 
     /// The outcome of a completed read: the count of appended bytes (0 at the end of the stream) and

@@ -28,7 +28,7 @@ impl Stream {
         let (read_half, write_half) = socket.into_split();
         Self {
             deadline: Deadline::register(fd),
-            reader: Reader::new(read_half),
+            reader: Reader::new(read_half, fd),
             writer: Writer {
                 half: write_half,
                 fd,
@@ -45,6 +45,16 @@ impl Stream {
         socket.set_nodelay(true)?;
         Ok(Self::new(socket))
     }
+}
+
+/// Whether an operation failed because this process or machine has no descriptors, ports or memory
+/// left: no fault of the peer, and waiting may mend it.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(
+        code,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
 }
 
 /// The sending half of a socket.

@@ -61,11 +61,11 @@ metrics! {
     REJECTIONS = "llm_router_rejections_total" Counter
         "Requests the router refused or gave up, by reason.";
     REQUEST_DURATION = "llm_router_request_duration_seconds" Summary
-        "Time from a request's first byte to its response's last, since start.";
+        "Time from a request's whole head to its response's last byte, since start.";
     REQUEST_LATENCY = "llm_router_request_latency_seconds" Histogram
         "The request durations again, in buckets that add up over routers.";
     TIME_TO_FIRST_BYTE = "llm_router_time_to_first_byte_seconds" Summary
-        "Time from a request's first byte to its response's first, since start.";
+        "Time from a request's whole head to its response's first byte, since start.";
     QUEUE_WAIT = "llm_router_queue_wait_seconds" Summary
         "Time requests waited for a slot, since start.";
     OVERHEAD = "llm_router_overhead_seconds" Summary

@@ -50,9 +50,9 @@ pub enum Occurrence {
 /// A latency of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Latency {
-    /// First request byte to last response byte.
+    /// Whole request head to last response byte; of requests that reached a model.
     Request,
-    /// First request byte to first response byte.
+    /// Whole request head to first response byte.
     FirstByte,
     /// Waiting for a slot.
     QueueWait,

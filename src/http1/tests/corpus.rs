@@ -288,7 +288,13 @@ pub(super) fn decode_in_parts(parts: &[&[u8]], passing: Passing) -> Decoded {
 
 fn render<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> String {
     let fields: Vec<String> = fields
-        .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
+        .map(|(name, value)| {
+            format!(
+                "{}: {}",
+                String::from_utf8_lossy(name),
+                value.escape_ascii()
+            )
+        })
         .collect();
     fields.join("\n")
 }
