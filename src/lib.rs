@@ -34,9 +34,15 @@
 //! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
 //!
 //! ```text
-//! main (cli) ─► server, control, mock ─► proxy ─► upstream ─► nodes, admission, auth, openai, sse,
-//!                                                             http1, telemetry, runtime
+//! main ─► cli ─┬─► server, control ─► proxy ─┬─► upstream ─┬─► telemetry ─► nodes ─► admission
+//!              │                             │             └─► runtime
+//!              │                             ├─► config ─► auth
+//!              │                             └─► http1, openai
+//!              └─► mock ─► http1, openai, sse, runtime
 //! ```
+//!
+//! What a module also reaches by way of another is not drawn again; the whole table is `LAYERS` in
+//! `tests/structure/rules.rs`.
 //!
 //! # Threads
 //!
@@ -55,7 +61,7 @@
 //! * **Sans-I/O at the core.** `http1`, `sse`, `openai`, `admission`, `nodes` and `auth::key` take plain
 //!   data and give plain data: no I/O, no clock, no monoio. Their tests need no socket.
 //! * **monoio is named in `runtime` and `server` only**, `unsafe` in `runtime` only, metric names in
-//!   `telemetry::names` only; error responses are built in `proxy::respond` only. `tests/structure.rs`
+//!   `telemetry::names` only; error responses are built in `proxy::respond` only. `tests/structure`
 //!   checks all of it, and that the arrows above have no cycle.
 //! * **A read of a live connection is never dropped**, because io_uring loses its bytes. A pending read
 //!   lives in its [`runtime::Reader`] beside the socket; whoever waits for it may stop waiting.

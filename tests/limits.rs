@@ -183,13 +183,15 @@ fn bodies_held_by_the_whole_process_are_limited() {
         let node = ScriptedNode::answering(fixed(b"{}"));
         let router = RouterConfig::new(driver)
             .set("proxy.max_body_bytes", 1 << 20)
-            .set("proxy.max_buffered_bytes", 3 << 19)
+            .set("proxy.max_buffered_bytes", 2 << 20)
             .node("n", &node)
             .start();
-        let mut holder = router.connect();
-        holder.send(&with_fields("Content-Length: 1000000", SMALL_BODY));
-        eventually("the body is held", || {
-            router.metrics().value("llm_router_buffered_body_bytes") == 1_000_000.0
+        let mut holders = [router.connect(), router.connect()];
+        for holder in &mut holders {
+            holder.send(&with_fields("Content-Length: 1000000", SMALL_BODY));
+        }
+        eventually("both bodies are held", || {
+            router.metrics().value("llm_router_buffered_body_bytes") == 2_000_000.0
         });
         let mut refused = router.connect();
         refused.send(&with_fields("Content-Length: 1000000", SMALL_BODY));
@@ -199,7 +201,7 @@ fn bodies_held_by_the_whole_process_are_limited() {
             (503, "queue_full")
         );
         assert_eq!(response.head.field("retry-after"), Some("1"));
-        drop((holder, refused));
+        drop((holders, refused));
         router.settles();
         let metrics = router.metrics();
         let rejections = |reason: &str| {

@@ -1,6 +1,6 @@
 //! Holds the README to what the code has: every command and option, configuration key, environment
 //! variable, metric, error code and linked file it names exists, its configuration example is valid,
-//! and no metric is missing. What the demo answers is tested by `tests/sdk`, against the binary.
+//! and no metric or error code is missing. What the demo answers is tested by `tests/sdk`, against the binary.
 
 #![allow(
     clippy::unwrap_used,
@@ -196,22 +196,45 @@ fn every_command_and_option_it_names_exists() {
 }
 
 #[test]
-fn every_error_code_of_its_table_is_one_the_router_sends() {
+fn its_error_table_has_exactly_the_codes_the_router_sends() {
     let readme = readme();
     let table = readme.split("## Errors").nth(1).unwrap();
     let table = table.split("## ").next().unwrap();
     let rows = table
         .lines()
         .filter(|line| line.starts_with("| ") && line.contains('`'));
-    let codes: BTreeSet<&str> = rows
+    let named: BTreeSet<&str> = rows
         .flat_map(|row| row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2))
         .collect();
-    let sources = ["src/openai/error.rs", "src/openai/peek/mod.rs"]
-        .map(repository_file)
-        .concat();
-    assert_known("error codes", &codes, 20, |code| {
-        sources.contains(&format!("\"{code}\""))
-    });
+    let sources = [
+        "src/openai/error.rs",
+        "src/openai/peek/mod.rs",
+        "src/http1/verdict.rs",
+    ]
+    .map(repository_file)
+    .concat();
+    // Messages have capitals and spaces: a literal of nothing but this is a code or a type.
+    let mut sent: BTreeSet<&str> = sources
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .filter(|text| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    for kind in [
+        "authentication_error",
+        "bad_gateway",
+        "gateway_timeout",
+        "invalid_request_error",
+        "service_unavailable",
+    ] {
+        assert!(sent.remove(kind), "no error is of type {kind}");
+    }
+    assert_known("error codes", &named, 20, |code| sent.contains(code));
+    let missing: Vec<_> = sent.difference(&named).collect();
+    assert!(
+        missing.is_empty(),
+        "the README does not explain {missing:?}"
+    );
 }
 
 #[test]

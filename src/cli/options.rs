@@ -51,7 +51,7 @@ pub(crate) struct ConfigOptions {
     /// auto, io_uring or epoll
     #[arg(long, value_name = "DRIVER")]
     io_driver: Option<String>,
-    /// Directory of the key file and the database
+    /// Directory of the key file
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// off, stdout, stderr or a file
@@ -60,7 +60,8 @@ pub(crate) struct ConfigOptions {
     /// error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Any other setting by its path in the file, for example queue.max_size=200; repeatable
+    /// Any other setting by its path in the file, for example
+    /// load_manager.max_concurrent=200; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     settings: Vec<(String, String)>,
 }
@@ -138,7 +139,7 @@ pub(super) enum KeysAction {
         /// What to call it, 1 to 64 bytes
         #[arg(long)]
         name: String,
-        /// What it may be used for, separated by commas
+        /// What it may be used for, separated by commas; only inference opens anything yet
         #[arg(long, value_enum, value_delimiter = ',', default_value = "inference")]
         scopes: Vec<ScopeName>,
         /// Days until it expires; without it, never
@@ -159,9 +160,9 @@ pub(super) enum KeysAction {
 pub(super) enum ScopeName {
     /// The /v1 API
     Inference,
-    /// Registering nodes
+    /// Registering nodes: grants nothing yet
     Nodes,
-    /// The control API
+    /// The control API: grants nothing yet
     Admin,
 }
 

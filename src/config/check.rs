@@ -65,18 +65,19 @@ fn check_thresholds(draft: &mut Draft) {
     });
 }
 
+/// The budget must hold one body of every route: audio and images may be twice as large as the rest.
 fn check_body_budget(draft: &mut Draft) {
     let paths = ["proxy.max_body_bytes", "proxy.max_buffered_bytes"];
     let proxy = &draft.config.proxy;
     let (body, budget) = (proxy.max_body_bytes, proxy.max_buffered_bytes);
-    if body <= budget || paths.iter().any(|path| draft.is_refused(path)) {
+    if body * 2 <= budget || paths.iter().any(|path| draft.is_refused(path)) {
         return;
     }
     draft.problems.push(Problem {
         origin: draft.origin(&paths),
         key: paths[1].to_owned(),
         value: Some(budget.to_string()),
-        reason: format!("must be at least {} = {body}", paths[0]),
+        reason: format!("must be at least {}, twice {}", body * 2, paths[0]),
     });
 }
 
@@ -110,23 +111,12 @@ fn is_listener(base_url: &BaseUrl, host: IpAddr, port: u16) -> bool {
 fn warn_of_open_doors(draft: &mut Draft) {
     let config = &draft.config;
     let host = config.server.host;
-    if is_loopback(host) {
+    if config.auth.required || is_loopback(host) {
         return;
     }
-    let mut warnings = Vec::new();
-    if !config.auth.required {
-        warnings.push(format!(
-            "auth.required = false: everyone who can reach {host} can use the nodes without a key"
-        ));
-    }
-    if config.auth.has_default_password() {
-        warnings.push(
-            "auth.admin_password is the documented default: the administrator can log in from \
-             this machine only"
-                .to_owned(),
-        );
-    }
-    draft.warnings.append(&mut warnings);
+    draft.warnings.push(format!(
+        "auth.required = false: everyone who can reach {host} can use the nodes without a key"
+    ));
 }
 
 fn warn_of_shadowed_models(draft: &mut Draft) {

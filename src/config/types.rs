@@ -130,9 +130,10 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Longest silence within a response body, 1–86400 s.
     pub stream_idle_timeout: Duration,
-    /// Largest request body, 1 KiB – 1 GiB.
+    /// Largest request body, 1 KiB – 1 GiB; half of it for embeddings, twice for audio and images.
     pub max_body_bytes: u64,
-    /// Request bodies held in memory by the whole process, `max_body_bytes` – 1 TiB.
+    /// Request bodies held in memory by the whole process, 2 × `max_body_bytes` – 1 TiB.
+    /// Counts bodies above 16 KiB.
     pub max_buffered_bytes: u64,
 }
 
@@ -333,17 +334,6 @@ impl Default for HttpConfig {
             write_stall_timeout: Duration::from_secs(30),
             first_byte_timeout: Duration::from_secs(15),
         }
-    }
-}
-
-impl AuthConfig {
-    /// Whether the administrator still has the documented default password.
-    ///
-    /// Such a login is accepted from loopback only (spec section 9).
-    #[must_use]
-    pub fn has_default_password(&self) -> bool {
-        self.admin_password
-            .matches(DEFAULT_ADMIN_PASSWORD.as_bytes())
     }
 }
 

@@ -107,7 +107,7 @@ fn resolve(base_url: &BaseUrl) -> io::Result<Vec<SocketAddr>> {
 
 fn ask(probe: &Probe, addresses: &[SocketAddr]) -> io::Result<Answer> {
     let until = Instant::now() + PROBE_TIMEOUT;
-    let (status, body) = get(probe, addresses, "/v1/models", until)?;
+    let (status, body) = get(probe, addresses, MODELS_PATH, until)?;
     let models = match (probe.needs_models, status) {
         (true, 200) => parse_models(body)?,
         (true, _) => return Err(other("the node does not list its models")),
@@ -134,8 +134,8 @@ fn get(
     until: Instant,
 ) -> io::Result<(u16, Vec<u8>)> {
     let mut last = other("no address");
-    for address in addresses {
-        match connect(*address, until) {
+    for (index, address) in addresses.iter().enumerate() {
+        match connect(*address, until, addresses.len() - index) {
             Ok(socket) => return converse(probe, socket, path, until),
             Err(error) => last = error,
         }
@@ -143,8 +143,10 @@ fn get(
     Err(last)
 }
 
-fn connect(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, left(until)?)?;
+/// Connects within a fair share of the time left.
+fn connect(address: SocketAddr, until: Instant, addresses_left: usize) -> io::Result<TcpStream> {
+    let share = left(until)? / u32::try_from(addresses_left).unwrap_or(u32::MAX);
+    let socket = TcpStream::connect_timeout(&address, share)?;
     socket.set_nodelay(true)?;
     Ok(socket)
 }
@@ -171,11 +173,20 @@ fn converse(
         .end();
     socket.set_write_timeout(Some(left(until)?))?;
     socket.write_all(&head)?;
-    read_response(&mut socket, until)
+    // Of a node whose models are configured only the status counts.
+    read_response(
+        &mut socket,
+        probe.needs_models || path != MODELS_PATH,
+        until,
+    )
 }
 
-/// Reads a whole response of at most [`RESPONSE_BYTES_MAX`] bytes.
-fn read_response(socket: &mut TcpStream, until: Instant) -> io::Result<(u16, Vec<u8>)> {
+/// Reads a response of at most [`RESPONSE_BYTES_MAX`] bytes; its head only where the body is not needed.
+fn read_response(
+    socket: &mut TcpStream,
+    needs_body: bool,
+    until: Instant,
+) -> io::Result<(u16, Vec<u8>)> {
     let mut received = Vec::new();
     let mut chunk = [0; 4096];
     let mut scan = HeadScan::new();
@@ -197,6 +208,11 @@ fn read_response(socket: &mut TcpStream, until: Instant) -> io::Result<(u16, Vec
                 }
                 continue;
             }
+        }
+        if let Some((status, _)) = head
+            && !needs_body
+        {
+            return Ok((status, Vec::new()));
         }
         if let Some((status, framing)) = head
             && let Some(body) = whole_body(&received, framing)?
@@ -296,8 +312,9 @@ fn other(reason: &'static str) -> io::Error {
 
 /// How long a node may take to answer (spec section 9).
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+const RESPONSE_BYTES_MAX: usize = 256 * 1024;
 const MODELS_MAX: usize = 1000;
+const MODELS_PATH: &str = "/v1/models";
 
 #[cfg(test)]
 mod tests {

@@ -455,35 +455,35 @@ const TRAILER_BYTES_MAX: u16 = 8 * 1024;
 const TRAILER_COUNT_MAX: u8 = 32;
 
 const SIZE: ChunkError = ChunkError {
-    reason: "invalid chunk size",
+    reason: "A chunk size is invalid",
 };
 const SIZE_OVERFLOW: ChunkError = ChunkError {
-    reason: "chunk size out of range",
+    reason: "A chunk size is out of range",
 };
 const SIZE_LINE_TOO_LONG: ChunkError = ChunkError {
-    reason: "chunk size line too long",
+    reason: "A chunk size line is too long",
 };
 const LINE_END: ChunkError = ChunkError {
-    reason: "chunk line not ended by CRLF",
+    reason: "A chunk line does not end in CRLF",
 };
 const DATA_END: ChunkError = ChunkError {
-    reason: "chunk data not followed by CRLF",
+    reason: "The data of a chunk is not followed by CRLF",
 };
 const EXTENSION: ChunkError = ChunkError {
-    reason: "invalid chunk extension",
+    reason: "A chunk extension is invalid",
 };
 const EXTENSIONS_TOO_LARGE: ChunkError = ChunkError {
-    reason: "chunk extensions too large",
+    reason: "The chunk extensions are too large",
 };
 const TRAILER: ChunkError = ChunkError {
-    reason: "invalid trailer field",
+    reason: "A trailer field is invalid",
 };
 const TRAILER_REQUEST: ChunkError = ChunkError {
-    reason: "a trailer field looks like a request",
+    reason: "A trailer field looks like a request",
 };
 const TRAILERS_TOO_LARGE: ChunkError = ChunkError {
-    reason: "trailer section too large",
+    reason: "The trailer section is too large",
 };
 const TRAILERS_TOO_MANY: ChunkError = ChunkError {
-    reason: "too many trailer fields",
+    reason: "There are too many trailer fields",
 };

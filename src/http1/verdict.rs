@@ -12,7 +12,8 @@ pub struct Reject {
     pub status: StatusCode,
     /// The `code` of the error body (spec section 7).
     pub code: &'static str,
-    /// A short English sentence fragment for the error body; never contains bytes of the peer.
+    /// One English sentence without its period, for the error body; never contains bytes of the
+    /// peer.
     pub reason: &'static str,
     /// Whether the connection ends after the answer. Always true for a verdict of this module: what
     /// follows a refused head or chunk cannot be attributed to a message any more.
@@ -108,30 +109,31 @@ impl std::fmt::Display for ChunkError {
 impl std::error::Error for ChunkError {}
 
 // Lines and limits.
-pub(super) const EMPTY_LINES: Reject = Reject::bad("more than one empty line before the request");
-pub(super) const BARE_LF: Reject = Reject::bad("line not ended by CRLF");
-pub(super) const LINE_FOLDING: Reject = Reject::bad("whitespace before a field name");
-pub(super) const NO_COLON: Reject = Reject::bad("field line without a colon");
-pub(super) const SPACE_BEFORE_COLON: Reject = Reject::bad("whitespace before the colon of a field");
-pub(super) const FIELD_NAME: Reject = Reject::bad("invalid field name");
-pub(super) const FIELD_VALUE: Reject = Reject::bad("control character in a field value");
-pub(super) const FIELD_TOO_LARGE: Reject = Reject::too_large("a field line is too long");
-pub(super) const HEAD_TOO_LARGE: Reject = Reject::too_large("the header section is too large");
-pub(super) const TOO_MANY_FIELDS: Reject = Reject::too_large("too many fields");
+pub(super) const EMPTY_LINES: Reject = Reject::bad("More than one empty line precedes the request");
+pub(super) const BARE_LF: Reject = Reject::bad("A line does not end in CRLF");
+pub(super) const LINE_FOLDING: Reject = Reject::bad("Whitespace precedes a field name");
+pub(super) const NO_COLON: Reject = Reject::bad("A field line has no colon");
+pub(super) const SPACE_BEFORE_COLON: Reject =
+    Reject::bad("Whitespace precedes the colon of a field");
+pub(super) const FIELD_NAME: Reject = Reject::bad("A field name is invalid");
+pub(super) const FIELD_VALUE: Reject = Reject::bad("A field value contains a control character");
+pub(super) const FIELD_TOO_LARGE: Reject = Reject::too_large("A field line is too long");
+pub(super) const HEAD_TOO_LARGE: Reject = Reject::too_large("The header section is too large");
+pub(super) const TOO_MANY_FIELDS: Reject = Reject::too_large("There are too many header fields");
 /// Not reachable as long as the line scan is at least as strict as `httparse`; the fuzz targets
 /// assert that it is never returned.
-pub(super) const MALFORMED_HEAD: Reject = Reject::bad("malformed head");
+pub(super) const MALFORMED_HEAD: Reject = Reject::bad("The head is malformed");
 
 // Request line.
-pub(super) const REQUEST_LINE: Reject = Reject::bad("malformed request line");
-pub(super) const VERSION_SYNTAX: Reject = Reject::bad("malformed protocol version");
-pub(super) const TARGET: Reject = Reject::bad("invalid request target");
+pub(super) const REQUEST_LINE: Reject = Reject::bad("The request line is malformed");
+pub(super) const VERSION_SYNTAX: Reject = Reject::bad("The protocol version is malformed");
+pub(super) const TARGET: Reject = Reject::bad("The request target is invalid");
 pub(super) const URI_TOO_LONG: Reject = Reject::new(
     StatusCode::URI_TOO_LONG,
     "uri_too_long",
-    "the request target is too long",
+    "The request target is too long",
 );
-pub(super) const METHOD_UNKNOWN: Reject = Reject::not_implemented("unknown method");
+pub(super) const METHOD_UNKNOWN: Reject = Reject::not_implemented("This method is not implemented");
 pub(super) const CONNECT: Reject = Reject::new(
     StatusCode::METHOD_NOT_ALLOWED,
     "method_not_allowed",
@@ -140,41 +142,45 @@ pub(super) const CONNECT: Reject = Reject::new(
 pub(super) const VERSION_UNSUPPORTED: Reject = Reject::new(
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
     "http_version_not_supported",
-    "only HTTP/1.1 and HTTP/1.0 are supported",
+    "Only HTTP/1.1 and HTTP/1.0 are supported",
 );
 
 // Host.
-pub(super) const HOST_MISSING: Reject = Reject::bad("missing Host");
-pub(super) const HOST_REPEATED: Reject = Reject::bad("more than one Host");
-pub(super) const HOST_INVALID: Reject = Reject::bad("invalid Host");
+pub(super) const HOST_MISSING: Reject = Reject::bad("The Host field is missing");
+pub(super) const HOST_REPEATED: Reject = Reject::bad("There is more than one Host field");
+pub(super) const HOST_INVALID: Reject = Reject::bad("The Host field is invalid");
 pub(super) const HOST_MISMATCH: Reject =
-    Reject::bad("the authority of the request target differs from Host");
+    Reject::bad("The authority of the request target differs from the Host field");
 
 // Framing.
-pub(super) const LENGTH_INVALID: Reject = Reject::bad("invalid Content-Length");
-pub(super) const LENGTH_REPEATED: Reject = Reject::bad("more than one Content-Length");
+pub(super) const LENGTH_INVALID: Reject = Reject::bad("The Content-Length field is invalid");
+pub(super) const LENGTH_REPEATED: Reject =
+    Reject::bad("There is more than one Content-Length field");
 pub(super) const LENGTH_AND_CODING: Reject =
-    Reject::bad("both Content-Length and Transfer-Encoding");
-pub(super) const CODING_INVALID: Reject = Reject::bad("invalid Transfer-Encoding");
+    Reject::bad("Content-Length and Transfer-Encoding exclude each other");
+pub(super) const CODING_INVALID: Reject = Reject::bad("The Transfer-Encoding field is invalid");
 pub(super) const CODING_UNSUPPORTED: Reject =
-    Reject::not_implemented("only the transfer coding chunked is supported");
-pub(super) const CODING_IN_HTTP10: Reject = Reject::bad("Transfer-Encoding in HTTP/1.0");
+    Reject::not_implemented("Only the transfer coding chunked is supported");
+pub(super) const CODING_IN_HTTP10: Reject = Reject::bad("HTTP/1.0 has no Transfer-Encoding");
 pub(super) const FRAMING_LOOKALIKE: Reject =
-    Reject::bad("underscore in the name of a framing field");
+    Reject::bad("The name of a framing field contains an underscore");
 
 // Other fields.
-pub(super) const CONNECTION_INVALID: Reject = Reject::bad("invalid Connection");
-pub(super) const CONNECTION_TOO_LONG: Reject = Reject::bad("too many Connection options");
-pub(super) const AUTHORIZATION_REPEATED: Reject = Reject::bad("more than one Authorization");
-pub(super) const API_KEY_REPEATED: Reject = Reject::bad("more than one X-API-Key");
-pub(super) const CONTENT_TYPE_REPEATED: Reject = Reject::bad("more than one Content-Type");
+pub(super) const CONNECTION_INVALID: Reject = Reject::bad("The Connection field is invalid");
+pub(super) const CONNECTION_TOO_LONG: Reject = Reject::bad("There are too many Connection options");
+pub(super) const AUTHORIZATION_REPEATED: Reject =
+    Reject::bad("There is more than one Authorization field");
+pub(super) const API_KEY_REPEATED: Reject = Reject::bad("There is more than one X-API-Key field");
+pub(super) const CONTENT_TYPE_REPEATED: Reject =
+    Reject::bad("There is more than one Content-Type field");
 pub(super) const EXPECTATION: Reject = Reject::new(
     StatusCode::EXPECTATION_FAILED,
     "expectation_failed",
-    "only the expectation 100-continue is supported",
+    "Only the expectation 100-continue is supported",
 );
 
 // Responses only.
-pub(super) const STATUS_LINE: Reject = Reject::bad("malformed status line");
-pub(super) const STATUS_RANGE: Reject = Reject::bad("status code outside 100 to 599");
-pub(super) const UNASKED_UPGRADE: Reject = Reject::bad("101 without an Upgrade request");
+pub(super) const STATUS_LINE: Reject = Reject::bad("The status line is malformed");
+pub(super) const STATUS_RANGE: Reject = Reject::bad("The status code is outside 100 to 599");
+pub(super) const UNASKED_UPGRADE: Reject =
+    Reject::bad("The node switched protocols without an Upgrade request");

@@ -171,8 +171,8 @@ impl NodeLive {
         self.selection.consecutive_failures.load(Ordering::Relaxed)
     }
 
-    /// Counts a failure of the node; `true` exactly for the one that reaches [`EJECTION_FAILURES`]
-    /// in a row. The caller then tells the control thread, once.
+    /// Counts a failure of the node; `true` for each that completes another [`EJECTION_FAILURES`] in
+    /// a row. The caller then tells the control thread; a report that gets lost is made again.
     #[must_use = "a reached threshold must be reported to the control thread"]
     pub fn record_failure(&self, reason: FailureReason) -> bool {
         self.failures_total[reason as usize].fetch_add(1, Ordering::Relaxed);
@@ -180,7 +180,7 @@ impl NodeLive {
             .selection
             .consecutive_failures
             .fetch_add(1, Ordering::Relaxed);
-        before.wrapping_add(1) == EJECTION_FAILURES
+        before.wrapping_add(1).is_multiple_of(EJECTION_FAILURES)
     }
 
     /// Ends a run of failures. Writes only when there was one: a healthy node's line is not

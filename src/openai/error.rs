@@ -1,6 +1,6 @@
-//! Every error this router answers with, in the OpenAI shape: one constructor per row of the
-//! product contract (section 7). Must never carry a node address, a file path or a secret, and
-//! builds bodies only: the response around them is made by `proxy::respond`.
+//! The errors this router answers with, in the OpenAI shape of the product contract (section 7);
+//! verdicts on malformed HTTP come from `http1::verdict`. Must never carry a node address, a file
+//! path or a secret, and builds bodies only: `proxy::respond` makes the response around them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// 400 for a body or head that breaks a rule; `code` names the rule.
+    /// 400 for a body that breaks a rule; `code` names the rule.
     pub const fn bad_request(code: &'static str, message: Cow<'static, str>) -> Self {
         Self::of(StatusCode::BAD_REQUEST, INVALID_REQUEST, code, message)
     }
@@ -108,81 +108,12 @@ impl ApiError {
         )
     }
 
-    /// 414: the request line is too long.
-    pub const fn uri_too_long() -> Self {
-        Self::protocol(
-            StatusCode::URI_TOO_LONG,
-            "uri_too_long",
-            "The request line is too long",
-        )
-    }
-
     /// 415: a media type or content coding that cannot be read here.
     pub const fn unsupported_media_type() -> Self {
         Self::protocol(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
             "This media type or content coding is not supported",
-        )
-    }
-
-    /// 417: an expectation other than `100-continue`.
-    pub const fn expectation_failed() -> Self {
-        Self::protocol(
-            StatusCode::EXPECTATION_FAILED,
-            "expectation_failed",
-            "This expectation is not supported",
-        )
-    }
-
-    /// 431: a field, or all of them together, is too large, or there are too many.
-    pub const fn header_fields_too_large() -> Self {
-        Self::protocol(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "request_header_fields_too_large",
-            "The request header fields are too large",
-        )
-    }
-
-    /// 501: a method or transfer coding this router does not implement.
-    pub const fn not_implemented() -> Self {
-        Self::protocol(
-            StatusCode::NOT_IMPLEMENTED,
-            "not_implemented",
-            "This method or transfer coding is not implemented",
-        )
-    }
-
-    /// 505: neither HTTP/1.0 nor HTTP/1.1.
-    pub const fn http_version_not_supported() -> Self {
-        Self::protocol(
-            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            "http_version_not_supported",
-            "This HTTP version is not supported",
-        )
-    }
-
-    /// 429: the queue of the model is full.
-    pub fn model_queue_full(retry_after_secs: u32) -> Self {
-        let secs = retry_after_secs.max(1);
-        let unit = if secs == 1 { "second" } else { "seconds" };
-        let message = format!("The queue is full. Please retry in {secs} {unit}.");
-        Self::of(
-            StatusCode::TOO_MANY_REQUESTS,
-            "queue_full",
-            "queue_full",
-            Cow::Owned(message),
-        )
-        .retry_after(secs)
-    }
-
-    /// 500: a fault of this router.
-    pub const fn internal() -> Self {
-        Self::fixed(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "server_error",
-            "internal_error",
-            "The router failed to handle the request",
         )
     }
 
@@ -224,24 +155,11 @@ impl ApiError {
 
     /// 504: the node did not answer within the request's time.
     pub fn timeout(limit: Duration) -> Self {
-        Self::gateway_timeout("timeout", limit)
-    }
-
-    /// 504: the request waited for a slot longer than the router-wide limit.
-    pub fn wait_timeout(limit: Duration) -> Self {
-        Self::gateway_timeout("wait_timeout", limit)
-    }
-
-    /// 504: the request waited for a slot longer than the model's queue allows.
-    pub fn queue_timeout(limit: Duration) -> Self {
         Self::of(
             StatusCode::GATEWAY_TIMEOUT,
-            "queue_timeout",
-            "queue_timeout",
-            Cow::Owned(format!(
-                "Queue wait timeout after {}. Please retry.",
-                Seconds(limit)
-            )),
+            "gateway_timeout",
+            "timeout",
+            Cow::Owned(format!("Request timeout after {}", Seconds(limit))),
         )
     }
 
@@ -254,22 +172,6 @@ impl ApiError {
         out.extend_from_slice(br#"","code":""#);
         write_string_content(out, self.code);
         out.extend_from_slice(br#""}}"#);
-    }
-
-    /// Appends the body as one server-sent event, for a stream that has begun.
-    pub fn write_event(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"data: ");
-        self.write_body(out);
-        out.extend_from_slice(b"\n\n");
-    }
-
-    fn gateway_timeout(code: &'static str, limit: Duration) -> Self {
-        Self::of(
-            StatusCode::GATEWAY_TIMEOUT,
-            "gateway_timeout",
-            code,
-            Cow::Owned(format!("Request timeout after {}", Seconds(limit))),
-        )
     }
 
     const fn unavailable(code: &'static str, message: &'static str) -> Self {

@@ -25,13 +25,6 @@ fn bodies_are_those_of_the_seeds() {
             "queue_full",
         ),
         (
-            ApiError::wait_timeout(Duration::from_secs(30)),
-            504,
-            "Request timeout after 30 seconds",
-            "gateway_timeout",
-            "wait_timeout",
-        ),
-        (
             ApiError::timeout(Duration::from_secs(60)),
             504,
             "Request timeout after 60 seconds",
@@ -53,20 +46,6 @@ fn bodies_are_those_of_the_seeds() {
             "invalid_api_key",
         ),
         (
-            ApiError::model_queue_full(5),
-            429,
-            "The queue is full. Please retry in 5 seconds.",
-            "queue_full",
-            "queue_full",
-        ),
-        (
-            ApiError::queue_timeout(Duration::from_secs(60)),
-            504,
-            "Queue wait timeout after 60 seconds. Please retry.",
-            "queue_timeout",
-            "queue_timeout",
-        ),
-        (
             ApiError::model_not_found("m"),
             404,
             "The model `m` does not exist",
@@ -84,7 +63,7 @@ fn bodies_are_those_of_the_seeds() {
 }
 
 #[test]
-fn every_row_of_the_contract_has_its_status_type_and_code() {
+fn every_constructor_has_the_status_type_and_code_of_the_contract() {
     let rows = [
         (
             ApiError::not_found(),
@@ -117,42 +96,11 @@ fn every_row_of_the_contract_has_its_status_type_and_code() {
             "payload_too_large",
         ),
         (
-            ApiError::uri_too_long(),
-            414,
-            "invalid_request_error",
-            "uri_too_long",
-        ),
-        (
             ApiError::unsupported_media_type(),
             415,
             "invalid_request_error",
             "unsupported_media_type",
         ),
-        (
-            ApiError::expectation_failed(),
-            417,
-            "invalid_request_error",
-            "expectation_failed",
-        ),
-        (
-            ApiError::header_fields_too_large(),
-            431,
-            "invalid_request_error",
-            "request_header_fields_too_large",
-        ),
-        (
-            ApiError::not_implemented(),
-            501,
-            "invalid_request_error",
-            "not_implemented",
-        ),
-        (
-            ApiError::http_version_not_supported(),
-            505,
-            "invalid_request_error",
-            "http_version_not_supported",
-        ),
-        (ApiError::internal(), 500, "server_error", "internal_error"),
         (
             ApiError::node_unreachable(),
             502,
@@ -181,12 +129,7 @@ fn every_row_of_the_contract_has_its_status_type_and_code() {
 #[test]
 fn retry_after_is_at_least_one_second() {
     assert_eq!(ApiError::overloaded(0).retry_after_secs, Some(1));
-    assert_eq!(ApiError::model_queue_full(0).retry_after_secs, Some(1));
-    assert_eq!(ApiError::model_queue_full(7).retry_after_secs, Some(7));
-    assert_eq!(
-        ApiError::model_queue_full(1).message,
-        "The queue is full. Please retry in 1 second."
-    );
+    assert_eq!(ApiError::overloaded(7).retry_after_secs, Some(7));
     assert_eq!(ApiError::no_nodes().retry_after_secs, None);
 }
 
@@ -252,13 +195,4 @@ fn route_and_body_errors_become_answers() {
         assert_eq!(ApiError::from(error).code, code);
         assert_eq!(ApiError::from(error).kind, "invalid_request_error");
     }
-}
-
-#[test]
-fn an_error_within_a_stream_is_one_event() {
-    let mut out = Vec::new();
-    ApiError::no_nodes().write_event(&mut out);
-    let text = String::from_utf8(out).unwrap();
-    assert_eq!(text, format!("data: {}\n\n", body(&ApiError::no_nodes())));
-    assert_eq!(text.matches('\n').count(), 2);
 }

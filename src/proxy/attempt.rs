@@ -16,7 +16,7 @@ use crate::http1::{
 };
 use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Selection, Slot};
 use crate::openai::ApiError;
-use crate::runtime::{Buf, HEADROOM, Stream, clock};
+use crate::runtime::{self, Buf, HEADROOM, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
 use crate::upstream::Upstream;
 
@@ -133,6 +133,10 @@ struct Reply {
 pub(super) enum Failure {
     ClientGone,
     Connect(io::Error),
+    /// We have no descriptors, ports or memory left: nobody's fault but ours.
+    Exhausted,
+    /// The request's time was over before a connection stood.
+    OutOfTime,
     /// A pooled connection ended before a response byte: the node had closed it, or was about to.
     ReusedClosed,
     /// A fresh connection ended before a response byte.
@@ -145,7 +149,7 @@ impl Failure {
     /// What to count against the node; nothing for what is not its fault.
     pub(super) fn node_failure(&self) -> Option<FailureReason> {
         match self {
-            Self::ClientGone | Self::ReusedClosed => None,
+            Self::ClientGone | Self::Exhausted | Self::OutOfTime | Self::ReusedClosed => None,
             Self::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Some(FailureReason::ConnectTimeout)
             }
@@ -163,7 +167,12 @@ impl Failure {
             }
             Self::Connect(_) => Some(RetryReason::Connect),
             Self::ReusedClosed => Some(RetryReason::StaleConnection),
-            Self::ClientGone | Self::Closed | Self::Timeout | Self::BadResponse(_) => None,
+            Self::ClientGone
+            | Self::Exhausted
+            | Self::OutOfTime
+            | Self::Closed
+            | Self::Timeout
+            | Self::BadResponse(_) => None,
         }
     }
 
@@ -171,7 +180,8 @@ impl Failure {
         match self {
             Self::ClientGone => Gone.into(),
             Self::Connect(_) => ApiError::node_unreachable().into(),
-            Self::Timeout => ApiError::timeout(limit).into(),
+            Self::Exhausted => ApiError::overloaded(1).into(),
+            Self::Timeout | Self::OutOfTime => ApiError::timeout(limit).into(),
             Self::ReusedClosed | Self::Closed | Self::BadResponse(_) => {
                 ApiError::bad_node_response().into()
             }
@@ -208,12 +218,20 @@ async fn attempt(
             upstream
         }
         None => {
-            let limit = worker.shared.config.proxy.connect_timeout.min(left);
+            let configured = worker.shared.config.proxy.connect_timeout;
             // Boxed: connecting is rare and takes more room than all the rest of an exchange.
-            let connecting = Box::pin(worker.pool.connect(node, limit));
+            let connecting = Box::pin(worker.pool.connect(node, configured.min(left)));
             let connected = client.inlet.watch(connecting).await?;
             trace.enter(Phase::FirstByte);
-            connected.map_err(Failure::Connect)?
+            connected.map_err(|error| match error.kind() {
+                _ if runtime::is_exhaustion(&error) => {
+                    // What we hold in reserve serves nobody now.
+                    worker.pool.clear();
+                    Failure::Exhausted
+                }
+                io::ErrorKind::TimedOut if left <= configured => Failure::OutOfTime,
+                _ => Failure::Connect(error),
+            })?
         }
     };
     upstream.stream.deadline.set(left);

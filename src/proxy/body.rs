@@ -117,6 +117,10 @@ pub(super) async fn receive(
         Some(bytes) => receive_fixed(worker, client, received, bytes, headroom, &pace).await,
         None => receive_chunked(worker, client, received, body_bytes_max, headroom, &pace).await,
     };
+    if body.is_ok() && client.deadline.expired() {
+        client.inlet.stop_reading();
+        request.keep_alive = false;
+    }
     client.deadline.clear();
     body
 }

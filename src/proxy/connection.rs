@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::runtime::{FRESH_GRACE, Stream};
-use crate::telemetry::Gauge;
+use crate::runtime::{self, FRESH_GRACE, Stream, TURNS};
 
 use super::Worker;
 use super::downstream::Downstream;
@@ -15,13 +14,15 @@ use super::respond;
 
 /// Serves exchange after exchange on an accepted connection until one of the sides ends it.
 pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
-    let _connection = worker.metrics.gauge(Gauge::ConnectionsActive);
     let http = &worker.shared.config.http;
     let mut client = Downstream::new(stream, peer);
     client
         .deadline
         .set_fresh(patience(&worker, http.first_byte_timeout));
-    loop {
+    for turn in 1_u64.. {
+        if turn.is_multiple_of(TURNS) {
+            runtime::give_way().await;
+        }
         let after = match request::receive(&worker, &mut client).await {
             // In a box of its own: an idle connection shall not pay for the room an exchange takes.
             Ok(request) => Box::pin(exchange(&worker, &mut client, request)).await,

@@ -34,13 +34,14 @@ impl Downstream {
             reader,
             held: None,
             gone: false,
+            is_shut: false,
             look_again: None,
         };
         Self {
             deadline,
             inlet,
             writer,
-            peer: peer.to_string().into(),
+            peer: peer.to_canonical().to_string().into(),
         }
     }
 }
@@ -52,6 +53,9 @@ pub(super) struct Inlet {
     /// Received and not yet used. A read may stand meanwhile, into a buffer of its own.
     held: Option<Buf>,
     gone: bool,
+    /// Whether we have shut the receiving side ourselves: the end of the stream then says nothing about
+    /// the client.
+    is_shut: bool,
     /// Runs while no read can stand because too much is held: then to look for a hang-up now and then.
     look_again: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -94,7 +98,7 @@ impl Inlet {
     /// Puts what a read received behind what is held.
     fn absorb(&mut self, buf: Buf) {
         self.held = Some(match self.held.take() {
-            Some(mut held) if !held.is_empty() => {
+            Some(mut held) if !held.is_empty() || held.room() >= buf.len() => {
                 if held.room() < buf.len() {
                     let bytes = held.len() + buf.len();
                     held = held.grown(bytes.max(FIRST_GROWTH_BYTES), REQUEST_HEADROOM);
@@ -104,6 +108,12 @@ impl Inlet {
             }
             _ => buf,
         });
+    }
+
+    /// A deadline shut the receiving side down just as a whole request had arrived: it is answered, and
+    /// nothing more is read.
+    pub(super) fn stop_reading(&mut self) {
+        self.is_shut = true;
     }
 
     /// Receives some bytes and forgets them; returns how many.
@@ -128,7 +138,7 @@ impl Inlet {
             self.held = Some(leftover);
             fresh()
         };
-        if !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
+        if !self.is_shut && !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
             // A window that was consumed leaves its block behind it unusable.
             let waits_in = if waits_in.room() > 0 {
                 waits_in
@@ -142,6 +152,9 @@ impl Inlet {
     /// Whether the client has left; keeps what it sends ahead of time, up to
     /// [`PIPELINED_BYTES_MAX`], then stops reading.
     pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
+        if self.is_shut {
+            return false;
+        }
         while !self.gone && self.reader.is_armed() {
             if self.reader.poll_done(context).is_pending() {
                 return false;
@@ -191,7 +204,7 @@ impl Inlet {
             // A half-closed client counts as gone: it is how most clients abort, and a response it
             // still waited for would hold a slot for nobody. RFC 9112 section 9.6 leaves it to us.
             Ok(0) | Err(_) => {
-                self.gone = true;
+                self.gone = !self.is_shut;
                 Err(Gone)
             }
         }

@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
 use crate::nodes::{FailureReason, Slot};
-use crate::runtime::{Buf, HEADROOM, Reader};
+use crate::runtime::{self, Buf, HEADROOM, Reader, TURNS};
 use crate::upstream::Upstream;
 
 use super::Worker;
@@ -53,7 +53,10 @@ pub(super) async fn relay(
         is_event_stream: head.is_event_stream,
     };
     let mut lines = Some(client_head(worker, request, head, &passage, keep_alive));
-    loop {
+    for turn in 1_u64.. {
+        if turn.is_multiple_of(TURNS) {
+            runtime::give_way().await;
+        }
         let digest = passage.digest(received.filled());
         trace.body_from_node(passage.body_bytes());
         match digest.progress {

@@ -115,6 +115,10 @@ pub(super) async fn receive(
                     head: mut request,
                     bytes,
                 }) => {
+                    if client.deadline.expired() {
+                        client.inlet.stop_reading();
+                        request.keep_alive = false;
+                    }
                     client.deadline.clear();
                     request.received = client.inlet.take();
                     request.head_bytes = bytes;

@@ -174,7 +174,10 @@ fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) 
     }
     match request.skip_unread_body() {
         Some(behind) => {
-            client.inlet.put_back(behind);
+            // An empty one would keep its whole block from an idle connection.
+            if !behind.is_empty() {
+                client.inlet.put_back(behind);
+            }
             true
         }
         None => false,

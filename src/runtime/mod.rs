@@ -29,5 +29,5 @@ pub use deadline::{Deadline, FRESH_GRACE, close_idle};
 pub use driver::{Driver, DriverChoice, Preference, block_on, choose};
 pub use listener::Listener;
 pub use reader::Reader;
-pub use stream::{Stream, Writer};
-pub use task::{panic_count, sleep, spawn, timeout};
+pub use stream::{Stream, Writer, is_exhaustion};
+pub use task::{TURNS, give_way, panic_count, sleep, spawn, timeout};

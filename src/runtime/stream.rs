@@ -47,6 +47,16 @@ impl Stream {
     }
 }
 
+/// Whether an operation failed because this process or machine has no descriptors, ports or memory
+/// left: no fault of the peer, and waiting may mend it.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(
+        code,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
+}
+
 /// The sending half of a socket.
 pub struct Writer {
     half: OwnedWriteHalf<TcpStream>,

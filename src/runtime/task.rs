@@ -29,6 +29,19 @@ pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
+/// Lets other tasks and the deadline sweep run, where the driver does not see to it: on epoll an
+/// operation that is ready completes at once, so a task whose peers are both fast never waits. Call it
+/// every [`TURNS`] operations of a loop.
+pub async fn give_way() {
+    if monoio::utils::is_legacy() {
+        // A task that only wakes itself would be run next again.
+        Box::pin(sleep(Duration::from_millis(1))).await;
+    }
+}
+
+/// Operations a loop may do in a row before it gives way.
+pub const TURNS: u64 = 64;
+
 /// The output of `future`, or `None` if it takes longer than `limit`.
 ///
 /// Drops `future` at the limit: only for operations that may be dropped (connecting, sleeping), never

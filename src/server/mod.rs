@@ -14,7 +14,7 @@ mod worker;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -68,6 +68,8 @@ pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     orders: Vec<mailbox::Sender<Order>>,
+    /// Accept tasks that run, of all workers.
+    accepting: Arc<AtomicUsize>,
     signals: Signals,
     access_log: Option<AccessLogWriter>,
 }
@@ -123,7 +125,8 @@ impl Server {
             config,
         });
         start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
-        let orders = start_workers(&shared, listeners, connection_count_max)?;
+        let accepting = Arc::default();
+        let orders = start_workers(&shared, listeners, connection_count_max, &accepting)?;
         log::info(format_args!(
             "listening on {address} with {worker_count} workers, at most {connection_count_max} \
              connections"
@@ -132,6 +135,7 @@ impl Server {
             address,
             shared,
             orders,
+            accepting,
             signals,
             access_log: access_log_writer,
         })
@@ -189,7 +193,10 @@ impl Server {
         let until = Instant::now() + server.drain_grace;
         loop {
             // Connections are counted until their last byte is out, exchanges only while they run.
-            if self.gauge(Gauge::ConnectionsActive) == 0 {
+            // What an accept task has taken is counted before the task ends.
+            if self.accepting.load(Ordering::Acquire) == 0
+                && self.gauge(Gauge::ConnectionsActive) == 0
+            {
                 log::info(format_args!("drained"));
                 return Ending::Clean;
             }
@@ -223,6 +230,7 @@ fn start_workers(
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
     connection_count_max: u32,
+    accepting: &Arc<AtomicUsize>,
 ) -> Result<Vec<mailbox::Sender<Order>>, StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
     let cores = limits::available_cores();
@@ -242,6 +250,7 @@ fn start_workers(
             orders: receiver,
             connections: Arc::clone(&connections),
             shared: Arc::clone(shared),
+            accepting: Arc::clone(accepting),
             started: started.clone(),
         })
         .map_err(system("start a worker"))?;

@@ -46,13 +46,14 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal until `until`; `None` if none came.
+    /// Waits until `until` for being asked to end; `None` if nobody asked.
     pub(super) fn wait_until(&self, until: Instant) -> Option<Request> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match self.wait(timeout) {
-                Some(request) => return Some(request),
+                Some(Request::End) => return Some(Request::End),
+                Some(Request::Reload) => {}
                 None if left.is_zero() => return None,
                 None => {}
             }

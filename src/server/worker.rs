@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use crate::admission::LimitedCounter;
 use crate::proxy::{self, Shared, Worker};
 use crate::runtime::{self, Listener, Stream, mailbox};
-use crate::telemetry::{Occurrence, log};
+use crate::telemetry::{Gauge, Occurrence, log};
 
 /// What the main thread tells a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct WorkerStart {
     pub(super) orders: mailbox::Receiver<Order>,
     pub(super) connections: Arc<Connections>,
     pub(super) shared: Arc<Shared>,
+    /// Accept tasks that run, of all workers.
+    pub(super) accepting: Arc<AtomicUsize>,
     /// Where the worker says that it accepts connections, or why it cannot.
     pub(super) started: Sender<io::Result<()>>,
 }
@@ -101,7 +104,8 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         pause: Cell::new(PAUSE_MIN),
     });
     for _ in 0..ACCEPT_TASKS {
-        runtime::spawn(Rc::clone(&acceptor).accept_forever());
+        let accepting = Accepting::begin(&start.accepting);
+        runtime::spawn(Rc::clone(&acceptor).accept_forever(accepting));
     }
     runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
     // There is room for one word of each worker.
@@ -140,65 +144,76 @@ impl Drop for Place {
 }
 
 impl Acceptor {
-    async fn accept_forever(self: Rc<Self>) {
+    async fn accept_forever(self: Rc<Self>, _accepting: Accepting) {
         while !self.listener.is_closed() {
-            // The place comes first: a connection that may not be served stays in the backlog.
-            let Some(place) = self.place() else {
-                runtime::sleep(PAUSE_MIN).await;
-                continue;
-            };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.pause.set(PAUSE_MIN);
+                    let place = self.wait_for_place().await;
                     self.serve(stream, peer.ip(), place);
                 }
                 Err(_) if self.listener.is_closed() => return,
-                Err(error) => {
-                    drop(place);
+                // The client left again before it was accepted.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(_) => {
+                    // For want of descriptors or memory, mostly: waiting may bring them back.
                     self.worker.metrics.count(Occurrence::AcceptError);
-                    if is_exhaustion(&error) {
-                        let pause = self.pause.get();
-                        self.pause.set((pause * 2).min(PAUSE_MAX));
-                        runtime::sleep(pause).await;
-                    }
+                    let pause = self.pause.get();
+                    self.pause.set((pause * 2).min(PAUSE_MAX));
+                    runtime::sleep(pause).await;
                 }
             }
         }
     }
 
-    fn place(&self) -> Option<Place> {
-        self.connections
-            .try_take()
-            .then(|| Place(Arc::clone(&self.connections)))
+    /// A place for a connection that was accepted; none once the listener is closed: the kernel took it
+    /// long ago, and a drain refuses nobody.
+    async fn wait_for_place(&self) -> Option<Place> {
+        loop {
+            if self.connections.try_take() {
+                return Some(Place(Arc::clone(&self.connections)));
+            }
+            if self.listener.is_closed() {
+                return None;
+            }
+            runtime::sleep(PAUSE_MIN).await;
+        }
     }
 
-    fn serve(&self, stream: Stream, peer: IpAddr, place: Place) {
+    fn serve(&self, stream: Stream, peer: IpAddr, place: Option<Place>) {
         let worker = Rc::clone(&self.worker);
+        // Counted from here on, not from the task's first turn: a drain must not overlook it.
+        let active = worker.metrics.gauge(Gauge::ConnectionsActive);
         runtime::spawn(async move {
             proxy::serve(worker, stream, peer).await;
-            drop(place);
+            drop((active, place));
         });
     }
 
     fn close(&self) {
         for (stream, peer) in self.listener.close() {
-            // Beyond the limit, but accepted by the kernel long ago: nobody is refused by a drain.
-            match self.place() {
-                Some(place) => self.serve(stream, peer.ip(), place),
-                None => runtime::spawn(proxy::serve(Rc::clone(&self.worker), stream, peer.ip())),
-            }
+            self.serve(stream, peer.ip(), None);
         }
         runtime::close_idle();
         self.worker.pool.clear();
     }
 }
 
-/// Whether accepting failed for want of descriptors or memory, which waiting may bring back.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+/// An accept task that runs; the process is not drained before all of them have ended.
+struct Accepting(Arc<AtomicUsize>);
+
+impl Accepting {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        // Release: whoever sees the count fall also sees the connections that were accepted before.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Accepts pending at once per worker: a burst costs one turn of the ring, not one per connection.

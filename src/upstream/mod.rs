@@ -80,19 +80,21 @@ impl Pool {
     /// [`io::ErrorKind::TimedOut`] at the limit, otherwise the last address's error;
     /// [`io::ErrorKind::AddrNotAvailable`] when there is no address.
     pub async fn connect(&self, node: &Node, limit: Duration) -> io::Result<Upstream> {
-        let attempts = async {
-            let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-            for address in &node.addresses {
-                match Stream::connect(*address).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        };
         let count = self.count(node);
-        let connected = runtime::timeout(limit, attempts).await;
-        let mut stream = connected.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
+        let began = clock::now();
+        let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+        for (index, address) in node.addresses.iter().enumerate() {
+            // Each address gets its share of what is left: one that swallows packets must not use up
+            // the time of the others.
+            let addresses_left = u32::try_from(node.addresses.len() - index).unwrap_or(u32::MAX);
+            let share = limit.saturating_sub(began.elapsed()) / addresses_left;
+            let connected = runtime::timeout(share, Stream::connect(*address)).await;
+            outcome = connected.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let mut stream = outcome?;
         stream.reader.arm(response_buf());
         Ok(Upstream { stream, count })
     }
@@ -103,6 +105,10 @@ impl Pool {
         let Some(NodePool { idle, .. }) = nodes.get_mut(&node) else {
             return;
         };
+        // The deadline passed just as the response ended: the socket is shut down.
+        if upstream.stream.deadline.expired() {
+            return;
+        }
         upstream.stream.deadline.clear();
         upstream.stream.reader.arm_standing(response_buf());
         upstream.count.change(PoolState::Idle);

@@ -222,7 +222,7 @@ fn a_rule_between_two_settings_names_the_layer_that_broke_it() {
     assert_eq!(lines, [expected]);
     let lines = report(file("[proxy]\nmax_buffered_bytes = 1024\n"));
     let expected = "config.toml:2: proxy.max_buffered_bytes = 1024: must be at least \
-                    proxy.max_body_bytes = 33554432";
+                    67108864, twice proxy.max_body_bytes";
     assert_eq!(lines, [expected]);
 }
 

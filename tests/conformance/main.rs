@@ -208,12 +208,14 @@ fn requests_at_the_edge_of_the_grammar_are_accepted() {
     });
 }
 
-#[test]
-fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
+/// What a request is refused with: `(case, request, status, code, whether the connection ends)`.
+type ErrorRow = (&'static str, Vec<u8>, u16, &'static str, bool);
+
+fn error_rows() -> Vec<ErrorRow> {
     let deep = format!(r#"{{"model":"m","a":{}"#, "[".repeat(10_000));
     let long_name = format!(r#"{{"model":"{}"}}"#, "x".repeat(10 * 1024));
     let chat_path = "/v1/chat/completions";
-    let rows: Vec<(&str, Vec<u8>, u16, &str, bool)> = vec![
+    vec![
         (
             "invalid JSON",
             post(chat_path, b"{"),
@@ -382,7 +384,12 @@ fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
             "payload_too_large",
             true,
         ),
-    ];
+    ]
+}
+
+#[test]
+fn each_error_has_its_status_type_code_and_keeps_or_ends_the_connection() {
+    let rows = error_rows();
     on_both_drivers(|driver| {
         let node = ScriptedNode::answering(fixed(b"{}"));
         let router = RouterConfig::new(driver)

@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
             Ok(Parsed::Complete { head, bytes }) => accepted(&input[..bytes], method, &head),
             Ok(Parsed::Partial) => assert!(input.len() < limits.head_bytes_max),
             // The line scan names every grammar fault itself.
-            Err(bad) => assert_ne!(bad.reason, "malformed head"),
+            Err(bad) => assert_ne!(bad.reason, "The head is malformed"),
         }
     }
 });
