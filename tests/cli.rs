@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at its first surprise")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A working directory that goes away with the test.
 struct WorkDir(PathBuf);
@@ -291,4 +295,63 @@ fn a_reader_that_went_away_is_no_failure() {
         .output();
     let list = Run::of(&list.unwrap());
     assert_eq!((list.code, list.err.as_str()), (Some(0), ""));
+}
+
+/// Serves with so many open files at most; returns the exit code and the messages, or no code, the process
+/// ended from here, once it listens.
+fn serve_with_open_files(dir: &WorkDir, count: u32, driver: &str) -> (Option<i32>, String) {
+    // The time limit is for a process that neither listens nor ends.
+    let script = format!("ulimit -n {count}; exec timeout -s KILL 10 \"$0\" \"$@\"");
+    let mut serving = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_llm-router"), "serve"])
+        .args(["--host", "127.0.0.1", "--port", "0"])
+        .args(["--set", "server.drain_announce_secs=0"])
+        .args(["--set", "server.workers=2", "--set"])
+        .arg(format!("server.io_driver={driver}"))
+        .current_dir(&dir.0)
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(serving.stderr.take().unwrap()).lines() {
+        said.push_str(&line.unwrap());
+        said.push('\n');
+        if said.contains("listening") {
+            // What it runs under passes the signal on.
+            let pid = Pid::from_raw(i32::try_from(serving.id()).unwrap());
+            kill(pid, Signal::SIGTERM).unwrap();
+            serving.wait().unwrap();
+            return (None, said);
+        }
+    }
+    (serving.wait().unwrap().code(), said)
+}
+
+#[test]
+fn serve_with_too_few_open_files_for_its_workers_is_a_start_up_error() {
+    let dir = WorkDir::new("open-files");
+    for driver in ["io_uring", "epoll"] {
+        // Whatever the files run out for: listeners, rings, mailboxes, threads.
+        let mut refused = 0;
+        let listened = (8..64).any(|count| {
+            let (code, said) = serve_with_open_files(&dir, count, driver);
+            if code.is_some() {
+                assert_eq!(code, Some(2), "{driver}, {count} open files: {said}");
+                assert!(said.contains("llm-router: "), "{driver}, {count}: {said}");
+                assert!(!said.contains("panicked"), "{driver}, {count}: {said}");
+                refused += 1;
+            }
+            code.is_none()
+        });
+        assert!(
+            listened,
+            "{driver}: 63 open files are enough for two workers"
+        );
+        assert!(
+            refused >= 5,
+            "{driver}: only {refused} limits were too small"
+        );
+    }
 }

@@ -114,6 +114,56 @@ fn a_client_that_leaves_before_the_first_byte_frees_the_node() {
     leaves_the_node("first_byte", |_| {}, |_| {});
 }
 
+/// More than the router holds of what a client sends ahead.
+const AHEAD_BYTES: usize = 60_000;
+
+#[test]
+fn a_client_that_sent_much_ahead_and_leaves_frees_the_node() {
+    leaves_the_node(
+        "first_byte",
+        |_| {},
+        |client| client.send(&[b' '; AHEAD_BYTES]),
+    );
+}
+
+#[test]
+fn a_client_that_sent_much_ahead_in_one_go_and_leaves_frees_the_node() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::start(|call| {
+            call.wait_left();
+            call.close();
+        });
+        let router = RouterConfig::new(driver)
+            .node_with("n", &node, "m", 1, "")
+            .start();
+        let request = chat();
+        let pipelined = request.repeat(1 + AHEAD_BYTES.div_ceil(request.len()));
+        for (index, exit) in EXITS.into_iter().enumerate() {
+            let mut client = router.connect();
+            client.send(&pipelined);
+            eventually("the node has the first request", || {
+                node.request_count() == index + 1
+            });
+            let left_at = Instant::now();
+            let half_open = exit.leave(client);
+            let left = node.leaving(index);
+            let took = left.at.saturating_duration_since(left_at);
+            assert!(took < WITHIN, "{exit:?}: the node was left after {took:?}");
+            eventually_within(WITHIN, "the phase is counted", || {
+                cancelled(&router, "first_byte") == (index + 1) as f64
+            });
+            drop(half_open);
+            router.settles();
+        }
+        assert_eq!(
+            node.request_count(),
+            EXITS.len(),
+            "the others were never sent"
+        );
+        assert_eq!(router.metrics().sum("llm_router_node_failures_total"), 0.0);
+    });
+}
+
 #[test]
 fn a_client_that_leaves_within_the_response_head_frees_the_node() {
     leaves_the_node(

@@ -14,6 +14,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use support::corpus::{SMALL_BODY, with_fields};
@@ -334,4 +336,96 @@ fn connections_made_while_the_listeners_close_are_served_or_refused_but_never_re
         });
         assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
     });
+}
+
+#[test]
+fn requests_on_idle_connections_that_were_there_before_the_order_are_all_answered() {
+    on_both_drivers(|driver| {
+        for _ in 0..3 {
+            let gate = Gate::default();
+            let passing = gate.clone();
+            let node = ScriptedNode::start(move |call| {
+                if call.field("x-wait").is_some() {
+                    passing.pass();
+                }
+                call.send(&fixed(&call.body));
+            });
+            let router = RouterConfig::new(driver).node("n", &node).start();
+            let mut clients: Vec<RawClient> = (0..40).map(|_| router.connect()).collect();
+            for client in &mut clients {
+                client.send(&chat());
+                assert!(!client.response().head.closes());
+            }
+            // The router has some of these before the order and finds the others after it.
+            let waiting = with_fields("X-Wait: 1\r\nContent-Length: 13", SMALL_BODY);
+            for client in &mut clients {
+                client.send(&waiting);
+            }
+            router.terminate();
+            eventually("new connections are refused", || is_refused(&router));
+            gate.open();
+            for client in &mut clients {
+                let response = client.response();
+                assert_eq!((response.status, response.text()), (200, SMALL_BODY));
+                assert!(response.head.closes());
+                assert_eq!(client.expect_closed(), End::Fin);
+            }
+            drop(clients);
+            assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+        }
+    });
+}
+
+#[test]
+fn every_request_that_a_node_got_in_a_storm_is_answered_while_the_router_leaves() {
+    on_both_drivers(|driver| {
+        for round in 0..5 {
+            let served = Arc::new(AtomicUsize::new(0));
+            let serving = Arc::clone(&served);
+            let node = ScriptedNode::start(move |call| {
+                serving.fetch_add(1, Ordering::SeqCst);
+                // So that some are always under way.
+                pause(Duration::from_millis(3));
+                call.send(&fixed(&call.body));
+            });
+            let router = RouterConfig::new(driver).node("n", &node).start();
+            let answered: usize = std::thread::scope(|scope| {
+                let clients: Vec<_> = (0..20)
+                    .map(|_| scope.spawn(|| ask_until_told_to_close(&router)))
+                    .collect();
+                eventually("all clients are busy", || {
+                    served.load(Ordering::SeqCst) >= 100 + round
+                });
+                router.terminate();
+                clients
+                    .into_iter()
+                    .map(|client| client.join().unwrap())
+                    .sum()
+            });
+            assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+            assert_eq!(
+                answered,
+                served.load(Ordering::SeqCst),
+                "answers against requests"
+            );
+        }
+    });
+}
+
+/// Asks on one connection without a pause until an answer announces its end or it ends between two;
+/// returns the number of answers.
+fn ask_until_told_to_close(router: &Router) -> usize {
+    let mut client = router.connect();
+    for answered in 0.. {
+        client.send(&chat());
+        let Some(response) = client.try_response() else {
+            return answered;
+        };
+        assert_eq!(response.status, 200);
+        if response.head.closes() {
+            assert_eq!(client.expect_closed(), End::Fin);
+            return answered + 1;
+        }
+    }
+    unreachable!("the router was told to leave")
 }

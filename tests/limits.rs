@@ -207,6 +207,15 @@ fn bodies_held_by_the_whole_process_are_limited() {
         assert_eq!(response.head.field("retry-after"), Some("1"));
         drop((holders, refused));
         router.settles();
+        let metrics = router.metrics();
+        let rejections = |reason: &str| {
+            metrics.value(&format!(
+                r#"llm_router_rejections_total{{reason="{reason}"}}"#
+            ))
+        };
+        assert_eq!(rejections("buffer_budget"), 1.0);
+        assert_eq!(rejections("overloaded"), 0.0, "counted once");
+        assert_eq!(metrics.sum("llm_router_rejections_total"), 1.0);
     });
 }
 
@@ -465,5 +474,55 @@ fn running_out_of_descriptors_is_survived() {
         pause(Duration::from_millis(500));
         let used = router.cpu_time().saturating_sub(before);
         assert!(used < Duration::from_millis(100), "spins: {used:?}");
+    });
+}
+
+#[test]
+fn no_worker_keeps_places_for_connections_that_others_get() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver)
+            .set("server.max_connections", 4)
+            .node("n", &node)
+            .start();
+        // The kernel spreads them over both workers.
+        let began = Instant::now();
+        for _ in 0..40 {
+            let mut client = router.connect();
+            client.send(&chat());
+            assert_eq!(client.response().status, 200);
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(4), "{took:?} for 40 connections");
+        router.settles();
+    });
+}
+
+#[test]
+fn every_place_for_a_connection_can_be_used() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver)
+            .set("server.max_connections", 4)
+            .node("n", &node)
+            .start();
+        let serve = |client: &mut RawClient| {
+            client.send(&chat());
+            assert_eq!(client.response().status, 200);
+        };
+        for _ in 0..5 {
+            let mut held: Vec<RawClient> = (0..4).map(|_| router.connect()).collect();
+            held.iter_mut().for_each(serve);
+            let mut waiting = router.connect();
+            waiting.send(&chat());
+            assert!(
+                waiting.is_silent_for(Duration::from_millis(100)),
+                "there are four places"
+            );
+            held.pop();
+            assert_eq!(waiting.response().status, 200);
+            // The others did not suffer.
+            held.iter_mut().for_each(serve);
+        }
     });
 }

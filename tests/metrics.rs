@@ -18,8 +18,8 @@ use std::process::{Command, Stdio};
 
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
-    Metrics, Router, RouterConfig, ScriptedNode, chat, chat_body, event, fixed, on_both_drivers,
-    post, sse_head,
+    Metrics, Router, RouterConfig, ScriptedNode, chat, chat_body, event, eventually, fixed,
+    on_both_drivers, post, sse_head,
 };
 
 /// A router with two nodes that has served a known set of requests.
@@ -265,5 +265,108 @@ fn the_driver_in_use_is_exported() {
         );
         assert!(label.contains("version=\""), "{label}");
         assert_eq!(metrics.value(&label), 1.0);
+    });
+}
+
+#[test]
+fn body_bytes_are_those_of_bodies_alone_in_every_direction() {
+    const ANSWER: &str = r#"{"id":"1"}"#;
+    const EVENTS: [&str; 3] = ["a", "bb", "[DONE]"];
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::start(|call| {
+            if call.field("x-stream").is_none() {
+                call.send(&fixed(ANSWER.as_bytes()));
+                return;
+            }
+            call.send(sse_head());
+            for data in EVENTS {
+                call.send(&event(data));
+            }
+            call.send(b"0\r\n\r\n");
+        });
+        // One worker: what was answered before a scrape is counted in it.
+        let router = RouterConfig::new(driver)
+            .set("server.workers", 1)
+            .node("n", &node)
+            .start();
+        let before = router.metrics();
+        let mut client = router.connect();
+        client.send(&chat());
+        assert_eq!(client.response().text(), ANSWER);
+        client.send(&with_fields(
+            "X-Stream: 1\r\nTransfer-Encoding: chunked",
+            "5\r\n{\"mod\r\n8\r\nel\":\"m\"}\r\n0\r\n\r\n",
+        ));
+        let stream = EVENTS.map(|data| format!("data: {data}\n\n")).concat();
+        assert_eq!(client.response().text(), stream);
+        let after = router.metrics();
+        let moved = |direction: &str| {
+            let name = format!(r#"llm_router_body_bytes_total{{direction="{direction}"}}"#);
+            after.value(&name) - before.value(&name)
+        };
+        let asked = (chat_body("m").len() + SMALL_BODY.len()) as f64;
+        let answered = (ANSWER.len() + stream.len()) as f64;
+        assert_eq!(moved("from_client"), asked);
+        assert_eq!(moved("to_node"), asked);
+        assert_eq!(moved("from_node"), answered);
+        // The first scrape is a body as well, counted once it was sent.
+        assert_eq!(moved("to_client"), answered + before.text.len() as f64);
+    });
+}
+
+#[test]
+fn bytes_that_are_no_request_are_counted_and_leave_an_access_record() {
+    on_both_drivers(|driver| {
+        let router = RouterConfig::new(driver)
+            .set("log.access", "\"./access.log\"")
+            .start();
+        let mut client = router.connect();
+        client.send(b"GET /\x01 HTTP/1.1\r\nHost: router\r\n\r\n");
+        let response = client.response();
+        assert_eq!(response.status, 400);
+        client.expect_closed();
+        eventually("the record is written", || {
+            router.file("access.log").contains("\"status\":400")
+        });
+        let log = router.file("access.log");
+        let records: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|record: &serde_json::Value| record["status"] == 400)
+            .collect();
+        assert_eq!(records.len(), 1, "{log}");
+        assert_eq!(records[0]["endpoint"], "other");
+        assert_eq!(records[0]["ended_by"], "router");
+        assert_eq!(records[0]["attempts"], 0);
+        assert_eq!(records[0]["response_bytes"], response.body.len());
+        assert_eq!(
+            records[0]["request_id"].as_str(),
+            response.head.field("x-request-id")
+        );
+        let metrics = router.metrics();
+        let requests = r#"llm_router_requests_total{endpoint="other",status="400"}"#;
+        assert_eq!(metrics.value(requests), 1.0);
+        let rejections = r#"llm_router_rejections_total{reason="bad_request"}"#;
+        assert_eq!(metrics.value(rejections), 1.0);
+    });
+}
+
+#[test]
+fn a_request_that_no_node_answered_has_a_duration_and_no_first_byte() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let router = RouterConfig::new(driver)
+            .set("server.workers", 1)
+            .node("n", &node)
+            .start();
+        node.stop_listening();
+        let mut client = router.connect();
+        client.send(&chat());
+        assert_eq!(client.response().status, 502);
+        let metrics = router.metrics();
+        let count = |name: &str| metrics.value(&format!("llm_router_{name}_count"));
+        assert_eq!(count("request_duration_seconds"), 1.0);
+        assert_eq!(count("overhead_seconds"), 1.0);
+        assert_eq!(count("time_to_first_byte_seconds"), 0.0);
     });
 }

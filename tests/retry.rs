@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
-    Metrics, Prng, RawClient, Router, RouterConfig, ScriptedNode, blackhole, chat, eventually,
-    fixed, on_both_drivers, pause,
+    Call, Driver, Metrics, Prng, RawClient, Router, RouterConfig, ScriptedNode, blackhole, chat,
+    event, eventually, fixed, on_both_drivers, pause, sse_head,
 };
 
 const UNREACHABLE: &str = r#"{"error":{"message":"The node could not be reached","type":"bad_gateway","code":"node_unreachable"}}"#;
@@ -425,5 +425,137 @@ fn what_clients_do_wrong_never_counts_against_a_node() {
         assert_eq!(metrics.sum("llm_router_node_failures_total"), 0.0);
         assert!(is_in_state(&metrics, "n", "online") && is_in_state(&metrics, "o", "online"));
         router.settles();
+    });
+}
+
+/// A router over a node that may die and one that never does; whole answers end the connection.
+fn beside_a_well_node(driver: Driver, sick: &ScriptedNode) -> (Router, ScriptedNode) {
+    let well = ScriptedNode::answering(fixed(b"well"));
+    let router = RouterConfig::new(driver)
+        .set("proxy.stream_idle_timeout_secs", 1)
+        .node("sick", sick)
+        .node("well", &well)
+        .start();
+    (router, well)
+}
+
+/// Asks until the sick node has one more request; returns that client, the response head read.
+fn ask_the_sick(router: &Router, sick: &ScriptedNode, fields: &str) -> RawClient {
+    let before = sick.request_count();
+    // Equal nodes take turns on each worker.
+    for _ in 0..20 {
+        let mut client = router.connect();
+        client.send(&with_fields(
+            format!("{fields}Connection: close\r\nContent-Length: 13"),
+            SMALL_BODY,
+        ));
+        assert_eq!(client.head().status, 200);
+        if sick.request_count() > before {
+            return client;
+        }
+        assert_eq!(client.read_to_end().0, b"well");
+    }
+    panic!("the sick node is never chosen");
+}
+
+/// Sends an event and half of another, and dies, at once or when it is left.
+fn half_a_stream(call: &mut Call) {
+    call.send(sse_head());
+    call.send(&event("1"));
+    call.send(b"20\r\ndata: ha");
+    if call.field("x-stay").is_some() {
+        call.wait_left();
+    }
+    call.close();
+}
+
+/// Sends a part of the body it announces, and dies.
+fn half_a_body(call: &mut Call) {
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+    call.close();
+}
+
+#[test]
+fn a_node_that_dies_within_its_answers_is_ejected() {
+    for script in [half_a_stream as fn(&mut Call), half_a_body] {
+        on_both_drivers(|driver| {
+            let sick = ScriptedNode::start(script);
+            let (router, _well) = beside_a_well_node(driver, &sick);
+            for _ in 0..5 {
+                assert!(is_in_state(&router.metrics(), "sick", "online"));
+                ask_the_sick(&router, &sick, "").read_to_end();
+            }
+            eventually("the node is ejected", || {
+                is_in_state(&router.metrics(), "sick", "ejected")
+            });
+            for _ in 0..6 {
+                assert_eq!(ask(&router).text(), "well");
+            }
+            let metrics = router.metrics();
+            assert_eq!(failures(&metrics, "sick", "closed_mid_response"), 5.0);
+            assert_eq!(metrics.sum("llm_router_node_failures_total"), 5.0);
+            assert_eq!(metrics.sum("llm_router_retries_total"), 0.0);
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_falls_silent_counts_against_its_node() {
+    on_both_drivers(|driver| {
+        let sick = ScriptedNode::start(half_a_stream);
+        let (router, _well) = beside_a_well_node(driver, &sick);
+        let mut waiting = ask_the_sick(&router, &sick, "X-Stay: 1\r\n");
+        let began = Instant::now();
+        let (received, _) = waiting.read_to_end();
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_millis(800) && took < Duration::from_secs(2),
+            "{took:?}"
+        );
+        assert!(!received.ends_with(b"0\r\n\r\n"), "the cut must be visible");
+        assert_eq!(failures(&router.metrics(), "sick", "stream_timeout"), 1.0);
+        // The first of five in a row.
+        for _ in 0..4 {
+            ask_the_sick(&router, &sick, "").read_to_end();
+        }
+        eventually("the node is ejected", || {
+            is_in_state(&router.metrics(), "sick", "ejected")
+        });
+        let metrics = router.metrics();
+        assert_eq!(failures(&metrics, "sick", "closed_mid_response"), 4.0);
+        assert_eq!(metrics.sum("llm_router_node_failures_total"), 5.0);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_a_stream_is_neither_a_failure_nor_a_success_of_the_node() {
+    on_both_drivers(|driver| {
+        let sick = ScriptedNode::start(half_a_stream);
+        let (router, _well) = beside_a_well_node(driver, &sick);
+        for _ in 0..4 {
+            ask_the_sick(&router, &sick, "").read_to_end();
+        }
+        for by_reset in [false, true] {
+            let mut leaving = ask_the_sick(&router, &sick, "X-Stay: 1\r\n");
+            assert_eq!(leaving.chunk().unwrap(), b"data: 1\n\n");
+            if by_reset {
+                leaving.reset();
+            } else {
+                drop(leaving);
+            }
+            router.settles();
+        }
+        let metrics = router.metrics();
+        assert_eq!(
+            metrics.sum("llm_router_node_failures_total"),
+            4.0,
+            "no failure"
+        );
+        assert!(is_in_state(&metrics, "sick", "online"));
+        // No success either: the next failure is the fifth in a row.
+        ask_the_sick(&router, &sick, "").read_to_end();
+        eventually("the node is ejected", || {
+            is_in_state(&router.metrics(), "sick", "ejected")
+        });
     });
 }

@@ -351,6 +351,11 @@ impl Router {
         self.stderr.lock().unwrap().join("\n")
     }
 
+    /// A file in the router's working directory; empty when there is none.
+    pub fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
+    }
+
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
