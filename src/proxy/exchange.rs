@@ -113,9 +113,7 @@ async fn answer(
 
     let plan = Plan { request, model };
     let answer = attempt::obtain(worker, client, plan, body, slot, trace).await?;
-    let after = relay::relay(worker, client, request, answer, trace).await?;
-    drop(permit);
-    Ok(after)
+    relay::relay(worker, client, request, answer, permit, trace).await
 }
 
 /// Receives the body; from here on a read stands on the client, which tells when it leaves.

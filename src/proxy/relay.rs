@@ -9,6 +9,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
+use crate::admission::Permit;
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
 use crate::nodes::{FailureReason, Slot};
 use crate::runtime::{self, Buf, HEADROOM, Reader, TURNS};
@@ -33,6 +34,7 @@ pub(super) async fn relay(
     client: &mut Downstream,
     request: &Request,
     answer: Answer,
+    permit: Permit,
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
     let Answer {
@@ -48,7 +50,11 @@ pub(super) async fn relay(
     let mut passage = Passage::new(head.body, request.is_http10());
     let keep_alive = request.keep_alive && !worker.is_draining();
     let mut node = NodeSide {
-        open: Some((upstream, slot)),
+        open: Some(Held {
+            upstream,
+            slot,
+            _permit: permit,
+        }),
         is_reusable,
         is_event_stream: head.is_event_stream,
     };
@@ -149,9 +155,17 @@ fn client_head(
     lines
 }
 
-/// The node's side of a relay: its connection and its slot, until its part is done.
+/// What a node's part of an exchange holds: given back together, as soon as the node has said everything,
+/// so that a client which has the whole answer never finds its own place still taken.
+struct Held {
+    upstream: Upstream,
+    slot: Slot,
+    _permit: Permit,
+}
+
+/// The node's side of a relay, until its part is done.
 struct NodeSide {
-    open: Option<(Upstream, Slot)>,
+    open: Option<Held>,
     is_reusable: bool,
     is_event_stream: bool,
 }
@@ -175,7 +189,7 @@ impl From<NodeEnd> for FailureReason {
 impl NodeSide {
     /// Begins the next read. Events are small: a stream waits with a small buffer.
     fn arm(&mut self) {
-        if let Some((upstream, _)) = &mut self.open {
+        if let Some(Held { upstream, .. }) = &mut self.open {
             let buf = if self.is_event_stream {
                 Buf::medium()
             } else {
@@ -187,7 +201,7 @@ impl NodeSide {
 
     /// The body will come in further pieces: nothing may hold the next one up.
     fn acknowledge_head(&self) {
-        if let Some((upstream, _)) = &self.open {
+        if let Some(Held { upstream, .. }) = &self.open {
             // Only a matter of speed.
             let _ = upstream.stream.writer.acknowledge_now();
         }
@@ -196,13 +210,18 @@ impl NodeSide {
     fn reader(&mut self) -> Option<&mut Reader> {
         self.open
             .as_mut()
-            .map(|(upstream, _)| &mut upstream.stream.reader)
+            .map(|held| &mut held.upstream.stream.reader)
     }
 
     /// The node has said everything: its slot and its connection serve others from now on, while the
     /// client may still be receiving.
     fn finish(&mut self, worker: &Worker, has_excess: bool) {
-        if let Some((upstream, slot)) = self.open.take() {
+        if let Some(Held {
+            upstream,
+            slot,
+            _permit,
+        }) = self.open.take()
+        {
             let node = slot.node().id;
             // Only now: a node that keeps dying in the middle of its answers is not well.
             slot.node().live.record_success();
@@ -219,7 +238,7 @@ impl NodeSide {
         worker: &Worker,
         client: &mut Downstream,
     ) -> Result<Result<Buf, NodeEnd>, Gone> {
-        let Some((upstream, _)) = &mut self.open else {
+        let Some(Held { upstream, .. }) = &mut self.open else {
             return Ok(Err(NodeEnd::Closed));
         };
         upstream
@@ -245,7 +264,7 @@ impl NodeSide {
         reason: FailureReason,
         trace: &mut Trace<'_>,
     ) -> Stop {
-        if let Some((_, slot)) = &self.open {
+        if let Some(Held { slot, .. }) = &self.open {
             worker.count_node_failure(slot.node(), reason);
         }
         if passage.outgoing() == Outgoing::UntilClose {

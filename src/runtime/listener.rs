@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsRawFd;
 
 use monoio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::deadline;
 use super::stream::Stream;
@@ -69,6 +69,24 @@ impl Listener {
         self.closed.get()
     }
 
+    /// Lets no new handshake begin while those under way still finish: a filter drops SYN segments.
+    /// A client that connects meanwhile tries again a second later and is then refused, or served by
+    /// another process that listens on the port.
+    ///
+    /// # Errors
+    /// When the kernel refuses the filter.
+    pub fn stop_handshakes(&self) -> io::Result<()> {
+        // Classic BPF over the TCP header: flags & (SYN | ACK) == SYN is dropped, the rest passes.
+        let filter = [
+            SockFilter::new(0x30, 0, 0, TCP_FLAGS_OFFSET),
+            SockFilter::new(0x54, 0, 0, TCP_SYN | TCP_ACK),
+            SockFilter::new(0x15, 0, 1, TCP_SYN),
+            SockFilter::new(0x06, 0, 0, 0),
+            SockFilter::new(0x06, 0, 0, u32::MAX),
+        ];
+        SockRef::from(&self.handle).attach_filter(&filter)
+    }
+
     /// Accepts what already stands in the backlog, then stops listening: closing a SO_REUSEPORT
     /// socket resets the connections it has not accepted. Pending [`Listener::accept`]s end.
     pub fn close(&self) -> Vec<(Stream, SocketAddr)> {
@@ -91,3 +109,7 @@ impl Listener {
 
 /// Connections the kernel holds for us before they are accepted (also bounded by somaxconn).
 const BACKLOG: i32 = 4096;
+/// Where the flags stand in a TCP header, and the two that tell a new handshake (RFC 9293 section 3.1).
+const TCP_FLAGS_OFFSET: u32 = 13;
+const TCP_SYN: u32 = 0x02;
+const TCP_ACK: u32 = 0x10;

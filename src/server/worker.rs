@@ -113,7 +113,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
     start
         .orders
         .run(|order| match order {
-            Order::CloseListener => acceptor.close(),
+            Order::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
         })
         .await
 }
@@ -190,6 +190,15 @@ impl Acceptor {
         });
     }
 
+    /// Stops listening without resetting anyone: handshakes under way finish before the socket closes.
+    async fn close_gently(self: Rc<Self>) {
+        // Without the filter a connection made in the very moment of closing is reset.
+        if self.listener.stop_handshakes().is_ok() {
+            runtime::sleep(HANDSHAKES_FINISH).await;
+        }
+        self.close();
+    }
+
     fn close(&self) {
         for (stream, peer) in self.listener.close() {
             self.serve(stream, peer.ip(), None);
@@ -218,6 +227,8 @@ impl Drop for Accepting {
 
 /// Accepts pending at once per worker: a burst costs one turn of the ring, not one per connection.
 const ACCEPT_TASKS: usize = 4;
+/// How long a handshake under way is given to finish before its listener closes.
+const HANDSHAKES_FINISH: Duration = Duration::from_millis(200);
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses of accepting when descriptors run out, or when the connection limit is reached.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
