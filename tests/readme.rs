@@ -213,10 +213,12 @@ fn its_error_table_has_exactly_the_codes_the_router_sends() {
     ]
     .map(repository_file)
     .concat();
-    // Messages have capitals and spaces: a literal of nothing but this is a code or a type.
+    // Messages have capitals and spaces: a literal of nothing but this is a code or a type, save in
+    // lines that write JSON or compare the keys of a request.
     let mut sent: BTreeSet<&str> = sources
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
+        .filter(|line| !line.contains("br#") && !line.contains("means(key"))
         .flat_map(|line| line.split('"').skip(1).step_by(2))
         .filter(|text| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         .collect();

@@ -2,7 +2,7 @@
 //! unit is only taken below the limit stands or falls here. Run with:
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom_models
+//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --lib loom_models
 //! ```
 
 use loom::sync::Arc;

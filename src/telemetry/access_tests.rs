@@ -1,5 +1,10 @@
 //! Tests of access records: their form, and the queue that never holds up a worker.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a test looks at what the thread of the log wrote"
+)]
+
 use std::sync::Mutex;
 use std::sync::mpsc;
 

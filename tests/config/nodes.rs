@@ -95,9 +95,8 @@ fn every_field_of_a_node_has_its_limits() {
     assert_eq!(
         file(&format!("{NODE}models = ['{}']", "m".repeat(256)))
             .unwrap()
-            .warnings
-            .len(),
-        1
+            .warnings,
+        [""; 0]
     );
 }
 
