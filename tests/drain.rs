@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use support::corpus::{SMALL_BODY, with_fields};
 use support::{
     Driver, End, Gate, RawClient, Router, RouterConfig, ScriptedNode, chat, event, eventually,
-    fixed, on_both_drivers, pause, sse_head,
+    fixed, note, on_both_drivers, pause, sse_head,
 };
 
 const LIST: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n";
@@ -339,39 +339,57 @@ fn connections_made_while_the_listeners_close_are_served_or_refused_but_never_re
 }
 
 #[test]
-fn requests_on_idle_connections_that_were_there_before_the_order_are_all_answered() {
+fn requests_that_come_at_the_moment_of_the_order_are_answered_if_a_node_got_them() {
+    const BEFORE_THE_ORDER: usize = 5;
     on_both_drivers(|driver| {
-        for _ in 0..3 {
+        for _ in 0..8 {
             let gate = Gate::default();
             let passing = gate.clone();
+            let taken = Arc::new(AtomicUsize::new(0));
+            let taking = Arc::clone(&taken);
             let node = ScriptedNode::start(move |call| {
                 if call.field("x-wait").is_some() {
+                    taking.fetch_add(1, Ordering::SeqCst);
                     passing.pass();
                 }
                 call.send(&fixed(&call.body));
             });
-            let router = RouterConfig::new(driver).node("n", &node).start();
-            let mut clients: Vec<RawClient> = (0..40).map(|_| router.connect()).collect();
+            let router = RouterConfig::new(driver)
+                .set("log.access", "\"./access.log\"")
+                .node("n", &node)
+                .start();
+            let mut clients: Vec<RawClient> = (0..60).map(|_| router.connect()).collect();
             for client in &mut clients {
-                client.send(&chat());
+                client.send(LIST);
                 assert!(!client.response().head.closes());
             }
-            // The router has some of these before the order and finds the others after it.
+            // Idle connections now: some requests come before the order, some while the workers follow
+            // it, some after.
             let waiting = with_fields("X-Wait: 1\r\nContent-Length: 13", SMALL_BODY);
-            for client in &mut clients {
+            for (index, client) in clients.iter_mut().enumerate() {
+                if index == BEFORE_THE_ORDER {
+                    router.terminate();
+                }
                 client.send(&waiting);
             }
-            router.terminate();
             eventually("new connections are refused", || is_refused(&router));
             gate.open();
-            for client in &mut clients {
-                let response = client.response();
+            let mut answered = 0;
+            for (index, client) in clients.iter_mut().enumerate() {
+                let Some(response) = client.try_response() else {
+                    assert!(index >= BEFORE_THE_ORDER, "it was there before the order");
+                    continue;
+                };
                 assert_eq!((response.status, response.text()), (200, SMALL_BODY));
                 assert!(response.head.closes());
                 assert_eq!(client.expect_closed(), End::Fin);
+                answered += 1;
             }
             drop(clients);
             assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
+            note(&format!("{driver:?}: {answered} requests were in time"));
+            assert_eq!(taken.load(Ordering::SeqCst), answered);
+            assert_eq!(chat_records(&router), (answered, 0));
         }
     });
 }
@@ -379,22 +397,25 @@ fn requests_on_idle_connections_that_were_there_before_the_order_are_all_answere
 #[test]
 fn every_request_that_a_node_got_in_a_storm_is_answered_while_the_router_leaves() {
     on_both_drivers(|driver| {
-        for round in 0..5 {
+        for _ in 0..5 {
             let served = Arc::new(AtomicUsize::new(0));
             let serving = Arc::clone(&served);
             let node = ScriptedNode::start(move |call| {
                 serving.fetch_add(1, Ordering::SeqCst);
-                // So that some are always under way.
-                pause(Duration::from_millis(3));
                 call.send(&fixed(&call.body));
             });
-            let router = RouterConfig::new(driver).node("n", &node).start();
+            let router = RouterConfig::new(driver)
+                .set("log.access", "\"./access.log\"")
+                .node("n", &node)
+                .start();
+            let clients: Vec<RawClient> = (0..20).map(|_| router.connect()).collect();
             let answered: usize = std::thread::scope(|scope| {
-                let clients: Vec<_> = (0..20)
-                    .map(|_| scope.spawn(|| ask_until_told_to_close(&router)))
+                let clients: Vec<_> = clients
+                    .into_iter()
+                    .map(|client| scope.spawn(|| ask_until_told_to_close(client)))
                     .collect();
                 eventually("all clients are busy", || {
-                    served.load(Ordering::SeqCst) >= 100 + round
+                    served.load(Ordering::SeqCst) >= 200
                 });
                 router.terminate();
                 clients
@@ -403,19 +424,15 @@ fn every_request_that_a_node_got_in_a_storm_is_answered_while_the_router_leaves(
                     .sum()
             });
             assert_eq!(router.wait_exit(Duration::from_secs(5)), 0);
-            assert_eq!(
-                answered,
-                served.load(Ordering::SeqCst),
-                "answers against requests"
-            );
+            assert_eq!(served.load(Ordering::SeqCst), answered);
+            assert_eq!(chat_records(&router), (answered, 0));
         }
     });
 }
 
 /// Asks on one connection without a pause until an answer announces its end or it ends between two;
 /// returns the number of answers.
-fn ask_until_told_to_close(router: &Router) -> usize {
-    let mut client = router.connect();
+fn ask_until_told_to_close(mut client: RawClient) -> usize {
     for answered in 0.. {
         client.send(&chat());
         let Some(response) = client.try_response() else {
@@ -428,4 +445,16 @@ fn ask_until_told_to_close(router: &Router) -> usize {
         }
     }
     unreachable!("the router was told to leave")
+}
+
+/// How many access records of chat requests tell of an answer, and how many of a request that was read and
+/// then dropped.
+fn chat_records(router: &Router) -> (usize, usize) {
+    let log = router.file("access.log");
+    let (answered, dropped): (Vec<_>, Vec<_>) = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|record| record["endpoint"] == "chat_completions")
+        .partition(|record| record["status"] == 200);
+    (answered.len(), dropped.len())
 }

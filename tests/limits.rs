@@ -215,7 +215,6 @@ fn bodies_held_by_the_whole_process_are_limited() {
         };
         assert_eq!(rejections("buffer_budget"), 1.0);
         assert_eq!(rejections("overloaded"), 0.0, "counted once");
-        assert_eq!(metrics.sum("llm_router_rejections_total"), 1.0);
     });
 }
 
