@@ -39,7 +39,8 @@ pub(super) async fn answer(
             JSON
         }
         Endpoint::Ready => {
-            readiness(worker)?;
+            // Asked by balancers all the time: not being ready refuses nobody's request.
+            readiness(worker).map_err(|error| Stop::Answer(error, None))?;
             body.extend_from_slice(br#"{"status":"ready"}"#);
             JSON
         }

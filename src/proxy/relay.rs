@@ -37,27 +37,10 @@ pub(super) async fn relay(
     permit: Permit,
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
-    let Answer {
-        upstream,
-        slot,
-        head,
-        mut received,
-        is_reusable,
-    } = answer;
-    // The head is here: from now on only silence of the node is limited, while it is waited for.
-    upstream.stream.deadline.clear();
+    let (mut node, head, mut received) = NodeSide::of(answer, permit);
     trace.responding(head.status, head.is_event_stream);
     let mut passage = Passage::new(head.body, request.is_http10());
     let keep_alive = request.keep_alive && !worker.is_draining();
-    let mut node = NodeSide {
-        open: Some(Held {
-            upstream,
-            slot,
-            _permit: permit,
-        }),
-        is_reusable,
-        is_event_stream: head.is_event_stream,
-    };
     let mut lines = Some(client_head(worker, request, head, &passage, keep_alive));
     for turn in 1_u64.. {
         if turn.is_multiple_of(TURNS) {
@@ -187,6 +170,30 @@ impl From<NodeEnd> for FailureReason {
 }
 
 impl NodeSide {
+    /// Takes an answer apart: the node's side, what the client is to be told, and what has come of the
+    /// body.
+    fn of(answer: Answer, permit: Permit) -> (Self, AnswerHead, Buf) {
+        let Answer {
+            upstream,
+            slot,
+            head,
+            received,
+            is_reusable,
+        } = answer;
+        // The head is here: from now on only silence of the node is limited, while it is waited for.
+        upstream.stream.deadline.clear();
+        let node = Self {
+            open: Some(Held {
+                upstream,
+                slot,
+                _permit: permit,
+            }),
+            is_reusable,
+            is_event_stream: head.is_event_stream,
+        };
+        (node, head, received)
+    }
+
     /// Begins the next read. Events are small: a stream waits with a small buffer.
     fn arm(&mut self) {
         if let Some(Held { upstream, .. }) = &mut self.open {
