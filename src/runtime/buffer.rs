@@ -69,8 +69,9 @@ impl Buf {
         let bytes = bytes.next_power_of_two();
         // Reusing a block saves clearing it: nothing outside the window is ever read.
         let kept = HUGE.with_borrow_mut(|kept| {
-            let place = kept.iter().position(|block| block.len() == bytes)?;
-            Some(kept.swap_remove(place))
+            let place = kept.blocks.iter().rposition(|block| block.len() == bytes)?;
+            kept.bytes -= bytes;
+            Some(kept.blocks.swap_remove(place))
         });
         Self::over(kept.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()))
     }
@@ -229,13 +230,21 @@ impl Drop for Buf {
     }
 }
 
+/// Blocks beyond [`LARGE`] that wait to be used again.
+struct Huge {
+    blocks: Vec<Box<[u8]>>,
+    /// Of all of them.
+    bytes: usize,
+}
+
 fn keep_huge(block: Box<[u8]>) {
     if (1..=HUGE_BYTES_MAX).contains(&block.len()) {
         let _ = HUGE.try_with(|kept| {
             if let Ok(mut kept) = kept.try_borrow_mut()
-                && kept.len() < HUGE_KEPT
+                && kept.bytes + block.len() <= HUGE_KEPT_BYTES
             {
-                kept.push(block);
+                kept.bytes += block.len();
+                kept.blocks.push(block);
             }
         });
     }
@@ -280,13 +289,13 @@ unsafe impl IoBufMut for Buf {
     }
 }
 
-/// Huge blocks kept for reuse per thread, and the largest worth keeping: 8 MiB at most.
-const HUGE_KEPT: usize = 4;
+/// Bytes of huge blocks kept for reuse per thread, and the largest block worth keeping.
+const HUGE_KEPT_BYTES: usize = 8 * 1024 * 1024;
 const HUGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const CLASS_BYTES: [usize; 3] = [SMALL, MEDIUM, LARGE];
 
 thread_local! {
-    static HUGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static HUGE: RefCell<Huge> = const { RefCell::new(Huge { blocks: Vec::new(), bytes: 0 }) };
     static FREE: RefCell<[Vec<Box<[u8]>>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
@@ -333,6 +342,17 @@ mod tests {
         for bytes in [0, 1, 1022, 1023, 4094, 4095, 16_382, 16_383, 1 << 20] {
             assert!(Buf::with_room(bytes).room() >= bytes, "{bytes}");
         }
+    }
+
+    #[test]
+    fn huge_blocks_are_used_again_within_a_bound() {
+        let many: Vec<Buf> = (0..10).map(|_| Buf::with_room(1 << 20)).collect();
+        drop(many);
+        let kept = HUGE.with_borrow(|kept| (kept.blocks.len(), kept.bytes));
+        assert_eq!(kept, (4, 4 << 21), "two MiB each, eight in all");
+        let again = Buf::with_room(1 << 20);
+        assert!(again.is_empty() && again.room() >= 1 << 20);
+        assert_eq!(HUGE.with_borrow(|kept| kept.blocks.len()), 3);
     }
 
     #[test]
