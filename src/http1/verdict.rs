@@ -24,7 +24,7 @@ pub struct Reject {
 /// yet) and the upstream connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadResponse {
-    /// What is wrong, for the access record; never contains bytes of the node.
+    /// What is wrong, for whoever debugs a node; never contains bytes of the node.
     pub reason: &'static str,
 }
 

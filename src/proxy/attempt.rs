@@ -142,7 +142,13 @@ pub(super) enum Failure {
     /// A fresh connection ended before a response byte.
     Closed,
     Timeout,
-    BadResponse(#[expect(dead_code, reason = "read by Debug in logs")] http1::BadResponse),
+    BadResponse(
+        #[expect(
+            dead_code,
+            reason = "says why to whoever debugs a node; nothing logs it yet"
+        )]
+        http1::BadResponse,
+    ),
 }
 
 impl Failure {
