@@ -97,18 +97,20 @@ impl Node {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Outcomes first: a request gives its slot back before its outcome counts, so whoever sees the outcome
+        // never finds that request still in flight.
+        let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let counters = &self.counters;
         Stats {
-            requests: read(&counters.requests),
-            in_flight: read(&counters.in_flight),
-            peak_in_flight: read(&counters.peak_in_flight),
             completed: read(&counters.completed),
             refused: read(&counters.refused),
             rejected: read(&counters.rejected),
             failed: read(&counters.failed),
             disconnected: read(&counters.disconnected),
             aborted: read(&counters.aborted),
+            in_flight: read(&counters.in_flight),
+            peak_in_flight: read(&counters.peak_in_flight),
+            requests: read(&counters.requests),
             streams: read(&counters.streams),
             events: read(&counters.events),
             connections: read(&counters.connections),
@@ -230,7 +232,7 @@ impl InFlight<'_> {
             Outcome::Failed => &counters.failed,
             Outcome::Disconnected => &counters.disconnected,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -238,7 +240,7 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.release_slot();
         if !self.is_settled {
-            self.node.counters.aborted.fetch_add(1, Ordering::Relaxed);
+            self.node.counters.aborted.fetch_add(1, Ordering::Release);
         }
     }
 }
