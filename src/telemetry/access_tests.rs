@@ -18,7 +18,7 @@ fn record(request_id: &[u8]) -> Box<AccessRecord> {
         model: ClientText::new(b"llama-3.2-1b"),
         node: ClientText::new(b"gpu-1"),
         status: 200,
-        phase_us: [1, 2, 3, 4, 5, 6, 0],
+        phase_us: [1, 2, 3, 4, 5, 6, 7, 0],
         request_bytes: 100,
         response_bytes: 2000,
         prompt_tokens: Some(7),
