@@ -261,8 +261,8 @@ impl<G: Group> Queues<G> {
         counters.in_flight.settle();
     }
 
-    /// Follows a change of the groups, now of `generation`: `resolve` gives what a name means now. Requests whose group no
-    /// longer serves are told so, servers that joined serve at once.
+    /// Follows a change of the groups, now of `generation`: `resolve` gives what a name means now.
+    /// Requests whose group no longer serves are told so, servers that joined serve at once.
     pub(super) fn refresh(
         &mut self,
         counters: Counters<'_>,
