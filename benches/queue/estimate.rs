@@ -38,7 +38,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
             service: Duration::from_millis(1200),
         },
     ];
-    let stage = Stage::start(bench, "estimate", settings, &nodes)?;
+    let stage = Stage::start(bench, "estimate", settings, &nodes, true)?;
     let crowd = |count| Crowd {
         router: stage.router,
         model: "m",

@@ -30,7 +30,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
             service: SERVICE,
         },
     ];
-    let stage = Stage::start(bench, "overload", settings, &nodes)?;
+    let stage = Stage::start(bench, "overload", settings, &nodes, false)?;
     let mut text = String::from(
         "\n## Overload\n\n| flood | refused/s | CPU per refusal | p99 of others, calm | in the flood | ratio |\n\
          |---|---|---|---|---|---|\n",
@@ -92,7 +92,7 @@ fn round(stage: &Stage, factor: u32) -> Result<Round, Failure> {
 }
 
 const SERVICE: Duration = Duration::from_millis(10);
-const BUSY_SLOTS: u32 = 2;
+const BUSY_SLOTS: u32 = 8;
 const FLOOD: u32 = 10;
 const FLOOD_CLIENTS: u32 = 64;
 const TIME: Duration = Duration::from_secs(4);

@@ -14,7 +14,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
         slots: SLOTS,
         service: SERVICE,
     }];
-    let stage = Stage::start(bench, "recovery", settings, &nodes)?;
+    let stage = Stage::start(bench, "recovery", settings, &nodes, false)?;
     let crowd = |tenths: u32| {
         let per_second = SLOTS * 1000 / SERVICE.subsec_millis() * tenths / 10;
         Crowd {

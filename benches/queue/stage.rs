@@ -28,21 +28,22 @@ pub(crate) struct Node {
 }
 
 impl Stage {
-    /// Starts everything; `settings` are more lines of the router's configuration.
+    /// Starts everything; `settings` are more lines of the router's configuration, and `keeps_records`
+    /// says whether it writes its access log.
     pub(crate) fn start(
         bench: &Bench<'_>,
         name: &str,
         settings: &str,
         nodes: &[Node],
+        keeps_records: bool,
     ) -> Result<Self, Failure> {
         let directory = bench.workspace.directory(name)?;
         let router = free_address()?;
         let access_log = directory.join("access.log");
         let mut config = format!(
             "[server]\nhost = \"127.0.0.1\"\nport = {}\nworkers = 1\ndrain_announce_secs = 0\n\
-             drain_grace_secs = 0\n[auth]\nrequired = false\n[log]\naccess = \"{}\"\n{settings}\n",
+             drain_grace_secs = 0\n[auth]\nrequired = false\n{settings}\n",
             router.port(),
-            access_log.display()
         );
         let mut processes = Vec::new();
         for (number, node) in nodes.iter().enumerate() {
@@ -75,6 +76,9 @@ impl Stage {
             .arg("--config")
             .arg(&path)
             .current_dir(&directory);
+        if keeps_records {
+            command.arg("--access-log").arg(&access_log);
+        }
         let log = directory.join("router.log");
         let process = bench
             .cores
