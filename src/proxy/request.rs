@@ -30,9 +30,9 @@ pub(super) struct Request {
     pub(super) content_type: Option<Box<[u8]>>,
     /// Whether the body was received whole and what follows it is kept for the next request.
     pub(super) is_body_received: bool,
-    /// `path?query`, then the field lines that go on to a node.
+    /// The field lines that go on to a node and the empty line behind them, then `path?query`.
     forwarded: Vec<u8>,
-    target_bytes: usize,
+    field_lines_bytes: usize,
     /// What was received: first the head, then what follows it.
     received: Buf,
     head_bytes: usize,
@@ -55,14 +55,13 @@ pub(super) enum NoRequest {
 
 impl Request {
     /// The request target in origin form, query included.
-    pub(super) fn target(&self) -> &str {
-        // Written by `forward` below from two valid strings.
-        std::str::from_utf8(&self.forwarded[..self.target_bytes]).unwrap_or("/")
+    pub(super) fn target(&self) -> &[u8] {
+        &self.forwarded[self.field_lines_bytes..]
     }
 
-    /// The client's end-to-end fields as canonical field lines.
+    /// The client's end-to-end fields as canonical field lines, with the empty line that ends a head.
     pub(super) fn field_lines(&self) -> &[u8] {
-        &self.forwarded[self.target_bytes..]
+        &self.forwarded[..self.field_lines_bytes]
     }
 
     /// Takes the received bytes: the window begins with the body, the head lies in front of it.
@@ -146,10 +145,14 @@ fn digest(
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<Request>, http1::Reject> {
-    let (head, bytes) = match http1::parse_request(bytes, scan, limits)? {
+    let mut forwarded = Vec::with_capacity(FORWARDED_BYTES_USUAL);
+    let (head, bytes) = match http1::parse_request_onward(bytes, scan, limits, &mut forwarded)? {
         Parsed::Complete { head, bytes } => (head, bytes),
         Parsed::Partial => return Ok(Parsed::Partial),
     };
+    http1::HeadWriter::new(&mut forwarded).end();
+    let field_lines_bytes = forwarded.len();
+    append_target(&mut forwarded, &head);
     let routed = route(&head.method.into(), head.path).map(|route| Routed {
         endpoint: route.endpoint,
         body: route.body,
@@ -158,7 +161,6 @@ fn digest(
     let is_multipart = routed
         .as_ref()
         .is_ok_and(|routed| routed.body == BodyKind::Multipart);
-    let (forwarded, target_bytes) = forward(&head);
     let client_id = head.x_request_id.and_then(RequestId::from_client);
     let request = Request {
         id: client_id.unwrap_or_else(|| worker.new_request_id()),
@@ -176,7 +178,7 @@ fn digest(
         content_type: head.content_type.filter(|_| is_multipart).map(Into::into),
         is_body_received: false,
         forwarded,
-        target_bytes,
+        field_lines_bytes,
         received: Buf::empty(),
         head_bytes: 0,
     };
@@ -186,20 +188,13 @@ fn digest(
     })
 }
 
-/// The target and the fields that go on to a node, re-serialised one by one.
-fn forward(head: &RequestHead<'_>) -> (Vec<u8>, usize) {
-    let mut forwarded = Vec::with_capacity(FORWARDED_BYTES_USUAL);
-    forwarded.extend_from_slice(head.path.as_bytes());
+/// The target in origin form, query included.
+fn append_target(out: &mut Vec<u8>, head: &RequestHead<'_>) {
+    out.extend_from_slice(head.path.as_bytes());
     if let Some(query) = head.query {
-        forwarded.push(b'?');
-        forwarded.extend_from_slice(query.as_bytes());
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
     }
-    let target_bytes = forwarded.len();
-    let mut fields = http1::HeadWriter::new(&mut forwarded);
-    for (name, value) in head.end_to_end_fields() {
-        fields.field(name, value);
-    }
-    (forwarded, target_bytes)
 }
 
 /// Room for the forwarded part of an ordinary SDK request without growing.
