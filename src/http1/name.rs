@@ -62,19 +62,32 @@ enum Known {
 }
 
 impl Name {
-    /// Recognises a field name: its length and first letter leave at most two candidates.
+    /// Recognises a field name: its length and first letter leave hardly any candidates.
     #[inline]
     pub(super) fn classify(name: &[u8]) -> Self {
-        let (known, is_exact) = match lookup(name) {
-            Known::Other => (Known::Other, true),
-            // No early exit here either: known names are short.
-            known => (
-                known,
-                name.iter()
-                    .fold(true, |is_exact, &byte| is_exact & (byte != b'_')),
-            ),
+        lookup(name).unwrap_or(Self {
+            known: Known::Other,
+            is_exact: true,
+        })
+    }
+
+    /// `known` if `name` spells `letters`, in any case and with `_` for `-`; `letters` are in lower case
+    /// without `_`.
+    #[inline]
+    fn of<const BYTES: usize>(name: &[u8], letters: &[u8; BYTES], known: Known) -> Option<Self> {
+        let (name, []) = name.split_first_chunk::<BYTES>()? else {
+            return None;
         };
-        Self { known, is_exact }
+        if is_same(name, letters) {
+            let is_exact = true;
+            return Some(Self { known, is_exact });
+        }
+        let is_lookalike = name.iter().zip(letters).all(|(byte, letter)| match byte {
+            b'_' => *letter == b'-',
+            _ => byte.to_ascii_lowercase() == *letter,
+        });
+        let is_exact = false;
+        is_lookalike.then_some(Self { known, is_exact })
     }
 
     /// What the codec is to read out of the field.
@@ -116,69 +129,71 @@ impl Name {
     }
 }
 
-/// The known name that `name` spells, in any case and with `_` for `-`.
 #[inline]
-fn lookup(name: &[u8]) -> Known {
-    let [first, ..] = name else {
-        return Known::Other;
-    };
-    match (name.len(), fold(*first)) {
-        (2, b't') if spells(name, b"te") => Known::HopByHop,
-        (4, b'h') if spells(name, b"host") => Known::Host,
-        (6, b'c') if spells(name, b"cookie") => Known::ForRouter,
-        (6, b'e') if spells(name, b"expect") => Known::Expect,
-        (7, b't') if spells(name, b"trailer") => Known::HopByHop,
-        (7, b'u') if spells(name, b"upgrade") => Known::HopByHop,
-        (9, b'f') if spells(name, b"forwarded") => Known::ForRouter,
-        (9, b'x') if spells(name, b"x-api-key") => Known::ApiKey,
-        (10, b'c') if spells(name, b"connection") => Known::Connection,
-        (10, b'k') if spells(name, b"keep-alive") => Known::HopByHop,
-        (12, b'c') if spells(name, b"content-type") => Known::ContentType,
-        (12, b'x') if spells(name, b"x-request-id") => Known::RequestId,
-        (13, b'a') if spells(name, b"authorization") => Known::Authorization,
-        (14, b'c') if spells(name, b"content-length") => Known::ContentLength,
-        (14, b'h') if spells(name, b"http2-settings") => Known::ForRouter,
-        (14, b'x') if spells(name, b"x-backpressure") => Known::FromRouter,
-        (16, b'c') if spells(name, b"content-encoding") => Known::ContentEncoding,
-        (16, b'p') if spells(name, b"proxy-connection") => Known::HopByHop,
-        (16, b'x') if spells(name, b"x-queue-position") => Known::FromRouter,
-        (16, b'x') if spells(name, b"x-estimated-wait") => Known::FromRouter,
-        (17, b't') if spells(name, b"transfer-encoding") => Known::TransferEncoding,
-        (18, b'p') if spells(name, b"proxy-authenticate") => Known::HopByHop,
-        (19, b'p') if spells(name, b"proxy-authorization") => Known::ForRouter,
-        (25, b'p') if spells(name, b"proxy-authentication-info") => Known::FromRouter,
-        // What client libraries say about themselves, and what only we may say about the client.
-        (12.., b'x') if begins(name, b"x-stainless-") || begins(name, b"x-forwarded-") => {
-            Known::ForRouter
-        }
-        _ => Known::Other,
+fn lookup(name: &[u8]) -> Option<Name> {
+    let first = name.first()?.to_ascii_lowercase();
+    match (name.len(), first) {
+        (2, b't') => Name::of(name, b"te", Known::HopByHop),
+        (4, b'h') => Name::of(name, b"host", Known::Host),
+        (6, b'c') => Name::of(name, b"cookie", Known::ForRouter),
+        (6, b'e') => Name::of(name, b"expect", Known::Expect),
+        (7, b't') => Name::of(name, b"trailer", Known::HopByHop),
+        (7, b'u') => Name::of(name, b"upgrade", Known::HopByHop),
+        (9, b'f') => Name::of(name, b"forwarded", Known::ForRouter),
+        (9, b'x') => Name::of(name, b"x-api-key", Known::ApiKey),
+        (10, b'c') => Name::of(name, b"connection", Known::Connection),
+        (10, b'k') => Name::of(name, b"keep-alive", Known::HopByHop),
+        (12, b'c') => Name::of(name, b"content-type", Known::ContentType),
+        (12, b'x') => Name::of(name, b"x-request-id", Known::RequestId).or_else(|| family(name)),
+        (13, b'a') => Name::of(name, b"authorization", Known::Authorization),
+        (14, b'c') => Name::of(name, b"content-length", Known::ContentLength),
+        (14, b'h') => Name::of(name, b"http2-settings", Known::ForRouter),
+        (14, b'x') => Name::of(name, b"x-backpressure", Known::FromRouter).or_else(|| family(name)),
+        (16, b'c') => Name::of(name, b"content-encoding", Known::ContentEncoding),
+        (16, b'p') => Name::of(name, b"proxy-connection", Known::HopByHop),
+        (16, b'x') => Name::of(name, b"x-queue-position", Known::FromRouter)
+            .or_else(|| Name::of(name, b"x-estimated-wait", Known::FromRouter))
+            .or_else(|| family(name)),
+        (17, b't') => Name::of(name, b"transfer-encoding", Known::TransferEncoding),
+        (18, b'p') => Name::of(name, b"proxy-authenticate", Known::HopByHop),
+        (19, b'p') => Name::of(name, b"proxy-authorization", Known::ForRouter),
+        (25, b'p') => Name::of(name, b"proxy-authentication-info", Known::FromRouter),
+        (_, b'x') => family(name),
+        _ => None,
     }
 }
 
-/// Whether `name` is `known`, in any case and with `_` for `-`; `known` is in lower case without `_`.
-/// Without an early exit, so that it becomes vector code.
-#[inline]
-fn spells<const BYTES: usize>(name: &[u8], known: &[u8; BYTES]) -> bool {
-    let Some((name, [])) = name.split_first_chunk::<BYTES>() else {
-        return false;
-    };
-    let pairs = name.iter().zip(known);
-    let difference = pairs.fold(0, |difference, (byte, expected)| {
-        difference | (fold(*byte) ^ expected)
-    });
-    difference == 0
+/// What client libraries say about themselves, and what only we may say about the client.
+#[inline(never)]
+fn family(name: &[u8]) -> Option<Name> {
+    let start = name.get(..b"x-forwarded-".len())?;
+    Name::of(start, b"x-stainless-", Known::ForRouter)
+        .or_else(|| Name::of(start, b"x-forwarded-", Known::ForRouter))
 }
 
+/// Whether two names are the same but for case; `letters` are in lower case. By words: each name of
+/// each head comes through here.
 #[inline]
-fn begins<const BYTES: usize>(name: &[u8], known: &[u8; BYTES]) -> bool {
-    name.get(..BYTES).is_some_and(|start| spells(start, known))
-}
-
-/// In lower case, and `_` as `-`.
-#[inline]
-const fn fold(byte: u8) -> u8 {
-    match byte {
-        b'_' => b'-',
-        _ => byte.to_ascii_lowercase(),
+fn is_same<const BYTES: usize>(name: &[u8; BYTES], letters: &[u8; BYTES]) -> bool {
+    let (words, letter_words) = (name.as_chunks::<8>().0, letters.as_chunks::<8>().0);
+    let (last, last_letters) = (name.last_chunk::<8>(), letters.last_chunk::<8>());
+    if let (Some(last), Some(last_letters)) = (last, last_letters) {
+        words
+            .iter()
+            .zip(letter_words)
+            .all(|(word, letters)| is_same_word(word, letters))
+            && is_same_word(last, last_letters)
+    } else {
+        name.eq_ignore_ascii_case(letters)
     }
+}
+
+/// Letters may differ in the one bit that tells the cases apart; of the bytes of a known name only
+/// letters have the bit above it.
+#[inline]
+const fn is_same_word(word: &[u8; 8], letters: &[u8; 8]) -> bool {
+    const CASE_BITS: u64 = u64::from_ne_bytes([0x20; 8]);
+    let letters = u64::from_ne_bytes(*letters);
+    let difference = u64::from_ne_bytes(*word) ^ letters;
+    difference & !((letters >> 1) & CASE_BITS) == 0
 }
