@@ -16,7 +16,7 @@ use crate::http1::{
 };
 use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Selection, Slot};
 use crate::openai::ApiError;
-use crate::runtime::{self, Buf, HEADROOM, Stream, clock};
+use crate::runtime::{self, Buf, HEADROOM, Scratch, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
 use crate::upstream::Upstream;
 
@@ -50,7 +50,7 @@ pub(super) struct AnswerHead {
     pub(super) body: ResponseBody,
     pub(super) is_event_stream: bool,
     /// The status line and the end-to-end fields, ready for the client; our own are still to come.
-    pub(super) lines: Vec<u8>,
+    pub(super) lines: Scratch,
     keep_alive: bool,
 }
 
@@ -264,8 +264,8 @@ async fn attempt(
 
 /// What the head for the node begins with: everything in it that the router says itself. The client's
 /// [`Request::field_lines`] follow.
-fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: usize) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
+fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: usize) -> Scratch {
+    let mut lines = Scratch::new();
     let mut writer = HeadWriter::new(&mut lines);
     writer.request_line(request.method, &node.path_prefix, request.target(), None);
     writer.field("Host", node.host_header.as_bytes());
@@ -373,7 +373,7 @@ impl HeadReading {
     fn advance(&mut self, mut buf: Buf) -> Result<Progress, Failure> {
         self.is_begun = true;
         let limits = &HeadLimits::DEFAULT;
-        let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
+        let mut lines = Scratch::new();
         loop {
             let bytes = buf.filled();
             let parsed = http1::parse_response_onward(
@@ -409,7 +409,7 @@ impl HeadReading {
 }
 
 impl AnswerHead {
-    fn of(head: &ResponseHead<'_>, lines: Vec<u8>) -> Self {
+    fn of(head: &ResponseHead<'_>, lines: Scratch) -> Self {
         let is_event_stream = head.content_type.is_some_and(|media_type| {
             media_type
                 .get(..EVENT_STREAM.len())
@@ -429,6 +429,4 @@ impl AnswerHead {
 const RETRIES_MAX: usize = 2;
 /// Interim (1xx) responses before the final one; each is swallowed.
 const INTERIM_RESPONSES_MAX: usize = 8;
-/// Room for our lines of a request head, or an ordinary response head, without growing.
-const LINES_BYTES_USUAL: usize = 512;
 const EVENT_STREAM: &[u8] = b"text/event-stream";

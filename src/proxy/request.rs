@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::auth::key::AuthError;
 use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
 use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
-use crate::runtime::{Buf, clock};
+use crate::runtime::{Buf, Scratch, clock};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -31,7 +31,7 @@ pub(super) struct Request {
     /// Whether the body was received whole and what follows it is kept for the next request.
     pub(super) is_body_received: bool,
     /// The field lines that go on to a node and the empty line behind them, then `path?query`.
-    forwarded: Vec<u8>,
+    forwarded: Scratch,
     field_lines_bytes: usize,
     /// What was received: first the head, then what follows it.
     received: Buf,
@@ -145,7 +145,7 @@ fn digest(
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<Request>, http1::Reject> {
-    let mut forwarded = Vec::with_capacity(FORWARDED_BYTES_USUAL);
+    let mut forwarded = Scratch::new();
     let (head, bytes) = match http1::parse_request_onward(bytes, scan, limits, &mut forwarded)? {
         Parsed::Complete { head, bytes } => (head, bytes),
         Parsed::Partial => return Ok(Parsed::Partial),
@@ -196,6 +196,3 @@ fn append_target(out: &mut Vec<u8>, head: &RequestHead<'_>) {
         out.extend_from_slice(query.as_bytes());
     }
 }
-
-/// Room for the forwarded part of an ordinary SDK request without growing.
-const FORWARDED_BYTES_USUAL: usize = 512;
