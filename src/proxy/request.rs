@@ -109,7 +109,7 @@ pub(super) async fn receive(
                     .deadline
                     .set_receiving(worker.shared.config.http.head_timeout);
             }
-            match digest(worker, client.inlet.held(), &mut scan, limits) {
+            match digest(worker, client, &mut scan, limits) {
                 Ok(Parsed::Complete {
                     head: mut request,
                     bytes,
@@ -138,13 +138,15 @@ pub(super) async fn receive(
     }
 }
 
-/// Reads the head at the beginning of `bytes`, if it is whole.
+/// Reads the head at the beginning of what is held, if it is whole.
 fn digest(
     worker: &Worker,
-    bytes: &[u8],
+    client: &mut Downstream,
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<Request>, http1::Reject> {
+    let Downstream { inlet, key, .. } = client;
+    let bytes = inlet.held();
     let mut forwarded = Scratch::new();
     let (head, bytes) = match http1::parse_request_onward(bytes, scan, limits, &mut forwarded)? {
         Parsed::Complete { head, bytes } => (head, bytes),
@@ -171,7 +173,7 @@ fn digest(
         expect_continue: head.expect_continue,
         body: head.body,
         route: routed,
-        authenticated: worker.authenticate(head.authorization, head.x_api_key),
+        authenticated: worker.authenticate(key, head.authorization, head.x_api_key),
         has_content_coding: head
             .content_encoding
             .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")),

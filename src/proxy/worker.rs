@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 
 use crate::admission::{Admission, BufferBudget, LocalAdmission, LocalBudget};
 use crate::auth::Scope;
-use crate::auth::key::{self, AuthError, KeySet};
+use crate::auth::key::{AuthError, KeyMemory, KeySet};
 use crate::config::Config;
 use crate::nodes::{
     CandidateLimits, Candidates, FailureReason, Node, NodeDirectory, NodeId, NodeTable, Selection,
@@ -147,6 +147,7 @@ impl Worker {
 
     pub(super) fn authenticate(
         &self,
+        memory: &mut KeyMemory,
         authorization: Option<&[u8]>,
         x_api_key: Option<&[u8]>,
     ) -> Result<(), AuthError> {
@@ -155,7 +156,7 @@ impl Worker {
         }
         let mut keys = self.keys.borrow_mut();
         let now_unix = self.shared.unix_secs.load(Ordering::Relaxed);
-        let identity = key::authenticate(keys.load(), authorization, x_api_key, now_unix)?;
+        let identity = memory.authenticate(keys.load(), authorization, x_api_key, now_unix)?;
         // A key made for something else is as good as none here, and is not told apart.
         if identity.scopes.contains(Scope::Inference) {
             Ok(())
