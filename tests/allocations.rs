@@ -26,7 +26,9 @@ use llm_router::config::{BaseUrl, Config, IoDriver, NodeConfig};
 use llm_router::control;
 use llm_router::server::Server;
 
-use support::{MODEL, RawClient, ScriptedNode, chat_body, event, fixed, note, sse_head};
+use support::{
+    MODEL, RawClient, ScriptedNode, chat_body, event, eventually, fixed, note, sse_head,
+};
 
 /// The system's allocator, counting what threads named `worker-…` ask for while a count is on.
 struct Counting;
@@ -88,7 +90,11 @@ fn per_turn(mut act: impl FnMut()) -> f64 {
 }
 
 /// A router of one worker in this process, in front of `node`. It ends with the process.
-fn router(driver: IoDriver, node: &ScriptedNode) -> (Server, SocketAddr) {
+fn router(
+    driver: IoDriver,
+    node: &ScriptedNode,
+    configure: impl FnOnce(&mut Config),
+) -> (Server, SocketAddr) {
     let directory = std::env::temp_dir().join(format!("llm-router-{}", std::process::id()));
     let mut config = Config {
         nodes: vec![NodeConfig {
@@ -108,6 +114,7 @@ fn router(driver: IoDriver, node: &ScriptedNode) -> (Server, SocketAddr) {
     config.server.io_driver = driver;
     config.server.data_dir = directory;
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
+    configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
     let server = Server::start(config, keys, |shared, failing| {
         control::start(shared, key_file, failing)
@@ -134,7 +141,7 @@ fn request() -> Vec<u8> {
 fn unary(driver: IoDriver) -> f64 {
     let body = br#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
     let node = ScriptedNode::answering(fixed(body));
-    let (_server, address) = router(driver, &node);
+    let (_server, address) = router(driver, &node, |_| {});
     let (mut client, request) = (RawClient::connect(address), request());
     per_turn(|| {
         client.send(&request);
@@ -151,7 +158,7 @@ fn events(driver: IoDriver) -> f64 {
             call.send(&event(EVENT));
         }
     });
-    let (_server, address) = router(driver, &node);
+    let (_server, address) = router(driver, &node, |_| {});
     let mut client = RawClient::connect(address);
     client.send(&request());
     assert_eq!(client.head().status, 200);
@@ -162,14 +169,59 @@ fn events(driver: IoDriver) -> f64 {
     })
 }
 
+/// A request that finds the router overloaded: one runs, one waits, and no more may wait.
+fn refusals(driver: IoDriver) -> f64 {
+    let (done, release) = mpsc::channel::<()>();
+    let release = Mutex::new(release);
+    let node = ScriptedNode::start(move |call| {
+        if release.lock().unwrap().recv().is_ok() {
+            call.send(&fixed(b"{}"));
+        }
+    });
+    let limit = |config: &mut Config| {
+        config.load_manager.max_concurrent = 1;
+        config.load_manager.max_waiting = 1;
+    };
+    let (_server, address) = router(driver, &node, limit);
+    let request = request();
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let mut other = RawClient::connect(address);
+            other.send(&request);
+            other
+        })
+        .collect();
+    let mut client = RawClient::connect(address);
+    let refused = || {
+        client.send(&request);
+        assert_eq!(client.response().status, 503);
+    };
+    eventually_overloaded(address);
+    let count = per_turn(refused);
+    drop((others, done));
+    count
+}
+
+/// Waits until one request waits.
+fn eventually_overloaded(address: SocketAddr) {
+    eventually("the router is overloaded", || {
+        let mut client = RawClient::connect(address);
+        client.send(b"GET /metrics HTTP/1.1\r\nHost: router\r\n\r\n");
+        let text = client.response().body;
+        String::from_utf8_lossy(&text).contains("llm_router_backpressure_state 2")
+    });
+}
+
 /// One test, so that nothing else runs in this process meanwhile.
 #[test]
-fn a_warm_worker_allocates_nothing_for_a_request_or_an_event() {
+fn a_warm_worker_allocates_nothing_for_a_request_an_event_or_a_refusal() {
     for driver in [IoDriver::IoUring, IoDriver::Epoll] {
         let (per_request, per_event) = (unary(driver), events(driver));
+        let per_refusal = refusals(driver);
         note(&format!(
-            "{driver:?}: {per_request} allocations per request, {per_event} per event"
+            "{driver:?}: {per_request} allocations per request, {per_event} per event, {per_refusal} per refusal"
         ));
+        assert!(per_refusal <= ALLOWANCE, "{driver:?}: {per_refusal}");
         assert!(per_request <= ALLOWANCE, "{driver:?}: {per_request}");
         assert!(per_event <= ALLOWANCE, "{driver:?}: {per_event}");
     }
