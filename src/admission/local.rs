@@ -208,7 +208,8 @@ impl<G: Group> LocalAdmission<G> {
         self.shared().backpressure()
     }
 
-    fn permit_taken(&self) -> Permit<G> {
+    /// The guard of a permit that was taken.
+    pub(super) fn permit_taken(&self) -> Permit<G> {
         Permit {
             admission: self.clone(),
         }

@@ -119,6 +119,9 @@ impl<G: Group> fmt::Debug for Admission<G> {
 #[cfg(loom)]
 mod loom_models;
 #[cfg(test)]
+#[cfg(not(loom))]
+mod queues_tests;
+#[cfg(test)]
 mod test_group;
 #[cfg(test)]
 #[cfg(not(loom))]
