@@ -215,7 +215,8 @@ impl<G: Group> LocalAdmission<G> {
         }
     }
 
-    fn slot_taken(&self, server: G::Server) -> Served<G> {
+    /// The guard of a slot that was taken.
+    pub(super) fn slot_taken(&self, server: G::Server) -> Served<G> {
         Served {
             admission: self.clone(),
             server: Some(server),

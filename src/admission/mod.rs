@@ -122,6 +122,9 @@ mod loom_models;
 #[cfg(not(loom))]
 mod queues_tests;
 #[cfg(test)]
+#[cfg(not(loom))]
+mod simulation;
+#[cfg(test)]
 mod test_group;
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -726,7 +726,10 @@ fn no_counter_is_left_contended_after_a_storm() {
             }
         }
         places = still_waiting;
-        assert!(places.is_empty() || held.len() == 3, "a permit lies idle");
+        assert!(
+            places.is_empty() || held.len() >= 2,
+            "each group has two slots"
+        );
     }
     assert!(places.is_empty());
     assert_at_rest(&pair.workers[0], &servers.each_ref());

@@ -32,6 +32,7 @@ impl TestServer {
         })
     }
 
+    #[cfg(not(loom))]
     pub(super) fn set_online(&self, is_online: bool) {
         self.is_online.store(is_online, Ordering::Relaxed);
     }
@@ -50,6 +51,7 @@ impl TestGroup {
         })
     }
 
+    #[cfg(not(loom))]
     pub(super) fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
