@@ -125,6 +125,9 @@ mod queues_tests;
 #[cfg(not(loom))]
 mod simulation;
 #[cfg(test)]
+#[cfg(not(loom))]
+mod stress_tests;
+#[cfg(test)]
 mod test_group;
 #[cfg(test)]
 #[cfg(not(loom))]

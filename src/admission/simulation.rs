@@ -132,8 +132,14 @@ impl Line {
         gone
     }
 
+    /// Index of whoever is next.
+    fn first(&self) -> Option<usize> {
+        let key = self.turns.first()?;
+        self.waiting.iter().position(|waiting| waiting.key == *key)
+    }
+
     fn pop(&mut self) -> Option<Waiting> {
-        let index = *self.order().first()?;
+        let index = self.first()?;
         self.turns.rotate_left(1);
         Some(self.remove(index))
     }
@@ -156,7 +162,7 @@ impl Line {
     }
 
     fn head(&self) -> Option<u64> {
-        Some(self.waiting[*self.order().first()?].id)
+        Some(self.waiting[self.first()?].id)
     }
 }
 
@@ -461,7 +467,7 @@ impl World {
     fn settle(&mut self) {
         let mut granted = Vec::new();
         for (name, line) in &mut self.lines {
-            while let Some(next) = line.order().first().copied() {
+            while let Some(next) = line.first() {
                 if line.waiting[next].place.now().is_some() {
                     break;
                 }
@@ -475,6 +481,9 @@ impl World {
                     );
                 }
             }
+        }
+        if granted.is_empty() {
+            return;
         }
         let heads: Vec<_> = self
             .lines
