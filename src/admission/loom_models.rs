@@ -119,6 +119,8 @@ struct Setting {
     words: StdArc<[AtomicUsize; 3]>,
     server: StdArc<TestServer>,
     group: StdArc<TestGroup>,
+    /// Another group of the same server.
+    other: StdArc<TestGroup>,
 }
 
 impl Clone for Setting {
@@ -128,6 +130,7 @@ impl Clone for Setting {
             words: StdArc::clone(&self.words),
             server: StdArc::clone(&self.server),
             group: StdArc::clone(&self.group),
+            other: StdArc::clone(&self.other),
         }
     }
 }
@@ -152,6 +155,7 @@ impl Setting {
             admission: StdArc::new(admission),
             words,
             group: TestGroup::new("m", &[&server]),
+            other: TestGroup::new("n", &[&server]),
             server,
         }
     }
@@ -161,8 +165,12 @@ impl Setting {
     }
 
     fn ask(&self, worker: &LocalAdmission<TestGroup>) -> Asked {
+        Self::ask_for(&self.group, worker)
+    }
+
+    fn ask_for(group: &StdArc<TestGroup>, worker: &LocalAdmission<TestGroup>) -> Asked {
         let demand = Demand {
-            group: &self.group,
+            group,
             generation: 9,
             key: 0,
             limits: QueueLimits {
@@ -368,6 +376,31 @@ fn no_newcomer_overtakes_the_one_who_waits_beside_a_release() {
             assert!(held.is_some(), "a wake-up was lost");
             drop(held);
             assert!(try_newcomer(&setting, &first), "a mark was left behind");
+            setting.assert_at_rest();
+        });
+    }
+}
+
+#[test]
+fn whoever_asks_for_another_group_of_the_server_comes_after_the_one_who_waits() {
+    for (permits, slots) in [(9, 1), (1, 1)] {
+        explore(move || {
+            let setting = Setting::new(permits, slots);
+            let (first, second) = (setting.worker(1), setting.worker(2));
+            take_all(&setting);
+            let Asked::Waits(mut oldest) = setting.ask(&first) else {
+                panic!("there is no slot")
+            };
+            let holder = give_back(&setting);
+            let Asked::Waits(mut other) = Setting::ask_for(&setting.other, &second) else {
+                panic!("overtook the one who waits")
+            };
+            holder.join().unwrap();
+            let held = setting.turn(1, &first, &mut oldest);
+            assert!(held.is_some(), "a wake-up was lost");
+            assert!(setting.turn(2, &second, &mut other).is_none());
+            drop(held);
+            assert!(setting.turn(2, &second, &mut other).is_some());
             setting.assert_at_rest();
         });
     }

@@ -563,6 +563,28 @@ fn late_word_of_an_older_table_changes_nothing() {
     assert_at_rest(&admission, &[&old, &new]);
 }
 
+#[test]
+fn who_knows_a_newer_table_than_the_queue_goes_behind_those_who_wait_all_the_same() {
+    let admission = alone(limits(10));
+    let (old, new) = (TestServer::new(1), TestServer::new(1));
+    let before = TestGroup::new("m", &[&old]);
+    let after = TestGroup::new("m", &[&old, &new]);
+    let held = serve(&admission, &before);
+    let mut first = wait(&admission, &before);
+    let newer = Demand {
+        generation: 1,
+        ..demand(&after)
+    };
+    let mut second = wait_as(&admission, &newer);
+    assert!(!is_contended(&new), "nobody in the queue waits for it yet");
+    admission.refresh(1, |_| Some(Arc::clone(&after)));
+    let of_new = turn(&mut first);
+    assert!(is_waiting(&mut second));
+    drop(held);
+    drop((turn(&mut second), of_new));
+    assert_at_rest(&admission, &[&old, &new]);
+}
+
 fn serve_of(
     admission: &LocalAdmission<TestGroup>,
     group: &Arc<TestGroup>,
