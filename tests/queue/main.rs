@@ -159,13 +159,15 @@ fn the_estimate_follows_the_measured_service() {
         expect_served(&mut first, "a");
         first.send(&ask("b").bytes());
         desk.expect("b");
-        let mut waiting = line_up(&router, &["c", "d"]);
+        let mut clients = vec![first];
+        clients.extend(line_up(&router, &["c", "d"]));
         desk.open();
-        for (client, tag, expected) in [
-            (&mut first, "b", (None, None)),
-            (&mut waiting[0], "c", (Some("1"), Some("2"))),
-            (&mut waiting[1], "d", (Some("2"), Some("3"))),
-        ] {
+        let expected = [
+            ("b", (None, None)),
+            ("c", (Some("1"), Some("2"))),
+            ("d", (Some("2"), Some("3"))),
+        ];
+        for (client, (tag, expected)) in clients.iter_mut().zip(expected) {
             assert_eq!(notice(&expect_served(client, tag)), expected);
         }
     });

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Desk, RawClient, RouterConfig, ask, eventually, eventually_within, on_both_drivers,
+    Desk, RawClient, RouterConfig, answer_with_tag, ask, eventually, eventually_within,
+    on_both_drivers,
 };
 use crate::{expect_served, send, send_to_wait};
 
@@ -47,7 +48,12 @@ fn a_node_that_comes_online_serves_those_who_wait_at_once() {
 #[test]
 fn a_node_that_comes_back_from_an_ejection_serves_those_who_wait() {
     on_both_drivers(|driver| {
-        let (desk, ejected) = (Desk::start(), Desk::start());
+        let desk = Desk::start();
+        // Without connections that outlive its being gone.
+        let ejected = Desk::answering(|call, tag| {
+            answer_with_tag(call, tag);
+            call.close();
+        });
         let router = RouterConfig::new(driver)
             .node_serving("n", desk.node(), &["m"], 1)
             .node_serving("ejected", ejected.node(), &["m", "own"], 1)

@@ -28,6 +28,8 @@ impl Scene {
         let desk = Desk::answering(move |call, tag| {
             if tag == "holder" {
                 call.send(&fixed(br#"{"tag":"holder"}"#));
+                // So that nobody else uses this connection.
+                call.close();
             } else {
                 answer(call);
             }
@@ -165,7 +167,7 @@ fn each_event_arrives_before_the_node_sends_the_next() {
         let router = config(driver)
             .node_with("n", desk.node(), "m", 1, "")
             .start();
-        let _holder = send(&router, &ask("holder"));
+        let holder = send(&router, &ask("holder"));
         desk.expect("holder");
         let mut client = send_to_wait(&router, &ask("stream").stream(), 1);
         desk.open();
@@ -173,7 +175,7 @@ fn each_event_arrives_before_the_node_sends_the_next() {
         assert_eq!(client.chunk().unwrap(), FIRST_COMMENT);
         assert_eq!(client.chunk().unwrap(), b"data: 1\n\n");
         assert_eq!(router.metrics().value("llm_router_streams_active"), 1.0);
-        drop(client);
+        drop((client, holder));
         router.settles();
         assert_eq!(router.metrics().cancelled("stream"), 1.0);
     });
@@ -248,7 +250,6 @@ fn a_node_that_cannot_be_reached_is_an_error_event() {
         let mut scene = Scene::new(config(driver), |_| {});
         let (mut client, _) = scene.begin("a");
         scene.desk.node().stop_listening();
-        // The connection to the node cannot be used again.
         scene.desk.release("holder");
         expect_served(&mut scene.holder, "holder");
         let text = rest(&mut client);

@@ -1,0 +1,295 @@
+//! Ten thousand requests of every fate on each driver: served, refused, timed out while waiting, and
+//! abandoned in each phase, over two workers, models that share nodes, and several keys. Afterwards
+//! nothing is left, nothing is lost and nothing was done twice, by the router's count, the clients'
+//! and the nodes'.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![allow(
+    clippy::disallowed_types,
+    reason = "the threads of a test wait for each other"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use support::{
+    Call, Desk, Driver, Metrics, Prng, RawClient, Router, RouterConfig, ask, event, fixed, note,
+    on_both_drivers, pause, sse_head,
+};
+
+const REQUESTS: u64 = 10_000;
+const CLIENTS: u64 = 60;
+
+/// What a client means to do.
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    /// Takes the whole answer.
+    Stay { is_stream: bool },
+    /// Leaves this long after it asked, wherever it is then: waiting in the queue, for the node's head,
+    /// or already answered.
+    LeaveAfter(Duration),
+    /// Leaves once the stream has begun.
+    LeaveWithin,
+}
+
+/// What came of a request, as its client saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    Completed,
+    Overloaded,
+    QueueFull,
+    TooLong,
+    WaitTimeout,
+    /// It left, and does not know how far its request had come.
+    Left,
+    /// It left in the middle of its stream.
+    LeftStream,
+}
+
+/// The desk's answer: as the tag says, after a while.
+fn answer(call: &mut Call, tag: &str) {
+    let mut parts = tag.split('-');
+    let (kind, delay_us) = (parts.next().unwrap(), parts.next().unwrap());
+    pause(Duration::from_micros(delay_us.parse().unwrap()));
+    if kind == "stream" {
+        call.send(sse_head());
+        call.send(&event("1"));
+        pause(Duration::from_millis(1));
+        call.send(&event("[DONE]"));
+        call.send(b"0\r\n\r\n");
+    } else {
+        call.send(&fixed(b"{}"));
+    }
+}
+
+struct Storm<'a> {
+    router: &'a Router,
+    left: AtomicU64,
+    fates: Mutex<BTreeMap<Fate, u64>>,
+    seed: u64,
+}
+
+impl Storm<'_> {
+    /// One client until all requests are used up.
+    fn client(&self, number: u64) {
+        let mut random = Prng::new(self.seed.wrapping_add(number));
+        let mut fates: BTreeMap<Fate, u64> = BTreeMap::new();
+        let mut connection: Option<RawClient> = None;
+        while take_one(&self.left) {
+            let mut client = connection.take().unwrap_or_else(|| self.router.connect());
+            let (fate, is_usable) = request(&mut client, &mut random);
+            *fates.entry(fate).or_default() += 1;
+            if is_usable {
+                connection = Some(client);
+            } else if random.below(2) == 0 {
+                client.reset();
+            }
+        }
+        let mut total = self.fates.lock().unwrap();
+        for (fate, count) in fates {
+            *total.entry(fate).or_default() += count;
+        }
+    }
+}
+
+fn take_one(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+        .is_ok()
+}
+
+/// Sends one request and does what its plan says; whether the connection can be used again.
+fn request(client: &mut RawClient, random: &mut Prng) -> (Fate, bool) {
+    let plan = match random.below(10) {
+        0..5 => Plan::Stay { is_stream: false },
+        5..7 => Plan::Stay { is_stream: true },
+        7..9 => Plan::LeaveAfter(Duration::from_micros(random.below(30_000))),
+        _ => Plan::LeaveWithin,
+    };
+    let is_stream = !matches!(plan, Plan::Stay { is_stream: false });
+    let kind = if is_stream { "stream" } else { "plain" };
+    // A few hold their node for so long that others wait in vain.
+    let delay_us = if random.below(400) == 0 {
+        1_100_000
+    } else {
+        random.below(4000)
+    };
+    let tag = format!("{kind}-{delay_us}-{}", random.next());
+    let mut asking = ask(&tag)
+        .model(["p", "q", "r"][random.below(3) as usize])
+        .key(["sk-a", "sk-b", "sk-c"][random.below(3) as usize]);
+    if is_stream {
+        asking = asking.stream();
+    }
+    if random.below(50) == 0 {
+        asking = asking.field("X-Request-Timeout", "0.001");
+    }
+    client.send(&asking.bytes());
+    match plan {
+        Plan::LeaveAfter(wait) => {
+            pause(wait);
+            (Fate::Left, false)
+        }
+        Plan::LeaveWithin => {
+            let head = client.head();
+            if head.status == 200 {
+                client.chunk();
+                (Fate::LeftStream, false)
+            } else {
+                let length = head.field("content-length").unwrap().parse().unwrap();
+                let body = client.read_exact(length);
+                (refusal(head.status, &body), true)
+            }
+        }
+        Plan::Stay { .. } => {
+            let response = client.response();
+            let fate = match response.status {
+                200 => {
+                    let whole = if is_stream {
+                        "data: 1\n\ndata: [DONE]\n\n"
+                    } else {
+                        "{}"
+                    };
+                    assert_eq!(response.text(), whole);
+                    Fate::Completed
+                }
+                status => refusal(status, &response.body),
+            };
+            (fate, true)
+        }
+    }
+}
+
+fn refusal(status: u16, body: &[u8]) -> Fate {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    match (status, body["error"]["code"].as_str().unwrap()) {
+        (503, "queue_full") => Fate::Overloaded,
+        (429, "queue_full") => Fate::QueueFull,
+        (503, "wait_too_long") => Fate::TooLong,
+        (504, "wait_timeout") => Fate::WaitTimeout,
+        other => panic!("not an outcome of a storm: {other:?}"),
+    }
+}
+
+/// The sum of all samples of a family whose labels contain `part`.
+fn sum_where(metrics: &Metrics, family: &str, part: &str) -> u64 {
+    let names: Vec<String> = metrics
+        .names()
+        .filter(|name| name.starts_with(family) && name.contains(part))
+        .map(str::to_owned)
+        .collect();
+    names.iter().map(|name| metrics.value(name) as u64).sum()
+}
+
+#[test]
+fn after_a_storm_nothing_is_left_and_everything_is_accounted_for() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = std::env::var("STORM_SEED")
+        .map_or(now.as_nanos() as u64, |seed| seed.parse().unwrap());
+    note(&format!("STORM_SEED={seed}"));
+    on_both_drivers(|driver| storm(driver, seed));
+}
+
+fn storm(driver: Driver, seed: u64) {
+    let slots = [2, 3, 1];
+    let desks = slots.map(|_| Desk::answering(answer).timed());
+    let router = RouterConfig::new(driver)
+        .set("auth.required", true)
+        .set("auth.api_keys", r#"["sk-a", "sk-b", "sk-c"]"#)
+        .set("load_manager.max_waiting", 40)
+        .set("load_manager.max_concurrent", 5)
+        .set("load_manager.default_timeout_secs", 1)
+        .set("queue.max_size", 20)
+        .node_serving("one", desks[0].node(), &["p", "q"], slots[0])
+        .node_serving("two", desks[1].node(), &["q", "r"], slots[1])
+        .node_serving("three", desks[2].node(), &["r"], slots[2])
+        .start();
+    let storm = Storm {
+        router: &router,
+        left: AtomicU64::new(REQUESTS),
+        fates: Mutex::default(),
+        seed,
+    };
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let storm = &storm;
+            scope.spawn(move || storm.client(number));
+        }
+    });
+    let took = began.elapsed();
+    let settled = router.settles();
+    let fates = storm.fates.into_inner().unwrap();
+    note(&format!("{driver:?}: {took:?}, quiet after {settled:?}: {fates:?}"));
+    account(&router.metrics(), &fates, &desks, &slots);
+}
+
+fn account(metrics: &Metrics, fates: &BTreeMap<Fate, u64>, desks: &[Desk], slots: &[u32]) {
+    let of = |fate: Fate| fates.get(&fate).copied().unwrap_or(0);
+    assert_eq!(fates.values().sum::<u64>(), REQUESTS);
+    for fate in [
+        Fate::Completed,
+        Fate::Overloaded,
+        Fate::QueueFull,
+        Fate::TooLong,
+        Fate::WaitTimeout,
+        Fate::Left,
+        Fate::LeftStream,
+    ] {
+        assert!(of(fate) > 0, "a storm has all of it: {fates:?}");
+    }
+    // Each request is answered or abandoned, once. One that was abandoned before its head was whole is
+    // no request.
+    let requests = "llm_router_requests_total{endpoint=\"chat_completions\"";
+    let accepted = sum_where(metrics, requests, "");
+    let cancelled = metrics.sum("llm_router_cancelled_total") as u64;
+    let completed = sum_where(metrics, requests, "status=\"200\"");
+    let refused = sum_where(metrics, requests, "status=\"503\"")
+        + sum_where(metrics, requests, "status=\"429\"");
+    let timed_out = sum_where(metrics, requests, "status=\"504\"");
+    let unanswered = sum_where(metrics, requests, "status=\"499\"");
+    assert_eq!(accepted, completed + refused + timed_out + unanswered);
+    for phase in ["queue", "first_byte", "stream"] {
+        assert!(metrics.cancelled(phase) > 0.0, "nobody left in {phase}");
+    }
+    let left = of(Fate::Left) + of(Fate::LeftStream);
+    assert!(accepted <= REQUESTS && accepted + left >= REQUESTS);
+    assert!(cancelled <= left, "{cancelled} of {left}");
+    // Refusals by reason. Who left may have been refused without noticing.
+    for (reason, seen) in [
+        ("overloaded", Fate::Overloaded),
+        ("model_queue_full", Fate::QueueFull),
+        ("wait_too_long", Fate::TooLong),
+        ("wait_timeout", Fate::WaitTimeout),
+    ] {
+        let counted = metrics.rejections(reason) as u64;
+        let seen = of(seen);
+        assert!(
+            (seen..=seen + of(Fate::Left)).contains(&counted),
+            "{reason}: {counted} counted, {seen} seen"
+        );
+    }
+    let rejected = metrics.sum("llm_router_rejections_total") as u64;
+    assert_eq!(rejected, refused + timed_out);
+    // Nothing happened at the nodes that was not decided here, and never too much at once.
+    let selections = metrics.sum("llm_router_node_selections_total") as u64;
+    let retries = metrics.sum("llm_router_retries_total") as u64;
+    assert_eq!(metrics.sum("llm_router_node_failures_total"), 0.0);
+    let at_nodes: u64 = desks.iter().map(|desk| desk.arrived().len() as u64).sum();
+    // A client may leave after its node was chosen and before anything was sent there.
+    let unsent = selections + retries - at_nodes;
+    assert!(unsent <= left, "{selections} chosen, {retries} again, {at_nodes} arrived");
+    assert!(at_nodes >= completed);
+    for (desk, slots) in desks.iter().zip(slots) {
+        let most = desk.present_max();
+        assert_eq!(most, *slots as usize, "at once, at the most");
+    }
+}
