@@ -148,6 +148,23 @@ fn requests_beyond_max_concurrent_wait_although_nodes_are_free() {
 }
 
 #[test]
+fn whoever_has_its_whole_answer_finds_its_slot_free() {
+    on_both_drivers(|driver| {
+        let (desk, router) = routed(driver, 1);
+        desk.open();
+        let mut client = router.connect();
+        for round in 0..100 {
+            let tag = round.to_string();
+            client.send(&ask(&tag).bytes());
+            let response = expect_served(&mut client, &tag);
+            assert_eq!(notice(&response), (None, None), "{round}");
+        }
+        let metrics = router.metrics();
+        assert_eq!(metrics.value("llm_router_queue_wait_seconds_count"), 0.0);
+    });
+}
+
+#[test]
 fn the_estimate_follows_the_measured_service() {
     on_both_drivers(|driver| {
         let (desk, router) = routed(driver, 1);

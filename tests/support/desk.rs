@@ -54,6 +54,20 @@ impl Desk {
         Self { node, book }
     }
 
+    /// A node that never makes a request wait for the test: `work` runs at once and says itself, by the
+    /// call it is given, when it has nothing left to do but to send the end of its answer.
+    pub fn working(work: impl Fn(&mut Call, &str, &dyn Fn()) + Send + Sync + 'static) -> Self {
+        let book = Arc::new(Book::default());
+        let own = Arc::clone(&book);
+        let node = ScriptedNode::start(move |call| {
+            let tag = call.field("x-tag").unwrap_or_default();
+            own.arrive(call, &tag);
+            work(call, &tag, &|| own.depart(&tag));
+            own.depart(&tag);
+        });
+        Self { node, book }
+    }
+
     pub fn node(&self) -> &ScriptedNode {
         &self.node
     }
@@ -143,8 +157,14 @@ impl Book {
                 .unwrap()
                 .0;
         };
-        page.present.retain(|(other, _)| other != tag);
+        drop(page);
+        self.depart(tag);
         is_released
+    }
+
+    fn depart(&self, tag: &str) {
+        let mut page = self.page.lock().unwrap();
+        page.present.retain(|(other, _)| other != tag);
     }
 
     fn wait(&self, condition: impl Fn(&Page) -> bool) -> bool {
