@@ -17,9 +17,10 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use support::{
     Call, Desk, Driver, Metrics, Prng, RawClient, Router, RouterConfig, ask, event, fixed, note,

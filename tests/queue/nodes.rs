@@ -106,7 +106,10 @@ fn slots_that_a_node_gains_serve_those_who_wait() {
         eventually_within(Duration::from_secs(20), "two more are served", || {
             desk.arrived().len() == 3
         });
-        assert_eq!(desk.arrived()[..], ["holder", "a", "b"][..]);
+        // Both at once, so the node may see either first.
+        let mut served = desk.arrived();
+        served.sort_unstable();
+        assert_eq!(served, ["a", "b", "holder"]);
         assert_eq!(router.metrics().value("llm_router_queue_size"), 1.0);
         assert_eq!(desk.present_max(), 3);
         desk.serve("a");

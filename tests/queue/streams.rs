@@ -126,8 +126,8 @@ fn the_nodes_events_follow_byte_for_byte_whatever_its_framing() {
         let known = |call: &mut Call| {
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Own: 1";
             call.send(format!("{head}\r\nContent-Length: {}\r\n\r\n", EVENTS.len()).as_bytes());
-            call.send(EVENTS[..5].as_bytes());
-            call.send(EVENTS[5..].as_bytes());
+            call.send(&EVENTS.as_bytes()[..5]);
+            call.send(&EVENTS.as_bytes()[5..]);
         };
         let until_close = |call: &mut Call| {
             call.send(b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n\r\n");
