@@ -55,7 +55,7 @@ test('a wait in vain is an APIError', async () => {
   };
   await assert.rejects(reading, (error) => {
     assert.ok(error instanceof OpenAI.APIError);
-    assert.match(error.message, /Request timeout after 1 second/);
+    assert.match(error.message, /Request timeout after 2 seconds/);
     assert.equal(error.code, 'wait_timeout');
     assert.equal(error.type, 'gateway_timeout');
     return true;

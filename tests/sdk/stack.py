@@ -23,12 +23,12 @@ ALIAS = "gpt-4o-mini"
 TOKENS = 16
 BUSY_MODEL = "busy-model"
 STUCK_MODEL = "stuck-model"
-# Streams that begin while they wait, at most a second: a turn comes in time at one node, not at the
+# Streams that begin while they wait, at most two seconds: a turn comes in time at one node, not at the
 # other.
 WAITING_STREAMS = {
-    "nodes": {BUSY_MODEL: 500, STUCK_MODEL: 4000},
+    "nodes": {BUSY_MODEL: 1500, STUCK_MODEL: 4000},
     "queue.stream_position": "true",
-    "load_manager.default_timeout_secs": 1,
+    "load_manager.default_timeout_secs": 2,
 }
 
 DEADLINE_SECS = 20.0

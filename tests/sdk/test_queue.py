@@ -43,14 +43,16 @@ class Queueing(unittest.TestCase):
         thread = threading.Thread(target=ask)
         thread.start()
         self.addCleanup(thread.join)
-        until("the request is under way", lambda: self.stack.in_flight() == in_flight)
-        until("the others wait", lambda: self.stack.waiting() == waiting)
+        until(
+            "the request is where it should be",
+            lambda: (self.stack.in_flight(), self.stack.waiting()) == (in_flight, waiting),
+        )
 
 
 class LoadQuickstart(Queueing):
     """Tries again after 503 and 504, with httpx."""
 
-    def ask_until_served(self, prompt, tries=3):
+    def ask_until_served(self, prompt, tries=5):
         statuses = []
         for attempt in range(tries):
             response = httpx.post(self.url, headers=HEADERS, json=chat(prompt), timeout=60.0)
@@ -70,7 +72,7 @@ class LoadQuickstart(Queueing):
         self.fail(f"never served: {statuses}")
 
     def test_a_refusal_by_an_overloaded_router_is_followed_by_an_answer(self):
-        self.start({BUSY_MODEL: 700}, **{"load_manager.max_waiting": 1})
+        self.start({BUSY_MODEL: 1500}, **{"load_manager.max_waiting": 1})
         self.occupy(1, 0)
         self.occupy(2, 1)
         answer, statuses = self.ask_until_served("Hello")
@@ -130,7 +132,7 @@ class QueueQuickstart(Queueing):
         self.fail(f"never served: {statuses}")
 
     def test_a_full_queue_is_followed_by_an_answer(self):
-        self.start({BUSY_MODEL: 700}, **{"queue.max_size": 1})
+        self.start({BUSY_MODEL: 1500}, **{"queue.max_size": 1})
         self.occupy(1, 0)
         self.occupy(2, 1)
         answer, statuses = self.ask_until_served("Hello")
@@ -168,6 +170,6 @@ class WaitingStreams(Queueing):
                     model=STUCK_MODEL, messages=chat("Hi")["messages"], stream=True
                 )
             )
-        self.assertEqual(caught.exception.message, "Request timeout after 1 second")
+        self.assertEqual(caught.exception.message, "Request timeout after 2 seconds")
         self.assertEqual(caught.exception.code, "wait_timeout")
         self.assertEqual(caught.exception.type, "gateway_timeout")
