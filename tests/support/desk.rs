@@ -132,9 +132,10 @@ impl Desk {
 impl Book {
     fn arrive(&self, call: &Call, tag: &str) {
         let mut page = self.page.lock().unwrap();
-        // Who has left is known to the kernel before it is to the script that waits for it.
-        page.present.retain(|(_, presence)| !presence.has_left());
         page.present.push((tag.to_owned(), call.presence()));
+        // Who has left is known to the kernel before it is to the script that waits for it; this very
+        // request may have been left before anybody looked at it.
+        page.present.retain(|(_, presence)| !presence.has_left());
         page.present_max = page.present_max.max(page.present.len());
         page.arrived.push(tag.to_owned());
         self.changed.notify_all();
