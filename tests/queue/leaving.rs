@@ -194,7 +194,6 @@ fn a_retry_does_not_overtake_those_who_wait() {
 }
 
 #[test]
-#[ignore = "XX"]
 fn a_retry_finds_a_free_node_while_others_wait_for_a_permit() {
     on_both_drivers(|driver| {
         let (desk, gone) = (Desk::start(), Desk::start());

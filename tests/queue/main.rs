@@ -269,6 +269,36 @@ fn backpressure_is_told_at_its_thresholds_on_every_inference_response() {
 }
 
 #[test]
+fn refused_requests_tell_the_backpressure_too() {
+    on_both_drivers(|driver| {
+        let desk = Desk::start();
+        let router = RouterConfig::new(driver)
+            .set("load_manager.max_waiting", 2)
+            .set("auth.required", true)
+            .set("auth.api_keys", r#"["sk-a"]"#)
+            .node_with("n", desk.node(), "m", 1, "")
+            .start();
+        let _first = send(&router, &ask("a").key("sk-a"));
+        desk.expect("a");
+        let _waiting = send_to_wait(&router, &ask("b").key("sk-a"), 1);
+        for (request, status) in [
+            (ask("c").bytes(), 401),
+            (ask("c").key("sk-a").model("\\").bytes(), 400),
+            (
+                ask("c").key("sk-a").field("Content-Encoding", "br").bytes(),
+                415,
+            ),
+        ] {
+            let mut client = router.connect();
+            client.send(&request);
+            let response = client.response();
+            assert_eq!(response.status, status);
+            assert_eq!(response.head.field("x-backpressure"), Some("warning"));
+        }
+    });
+}
+
+#[test]
 fn what_the_router_answers_by_itself_says_nothing_of_a_queue() {
     on_both_drivers(|driver| {
         let (desk, router) = routed(driver, 1);
