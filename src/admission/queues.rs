@@ -263,6 +263,20 @@ impl<G: Group> Queues<G> {
         counters.in_flight.settle();
     }
 
+    /// Takes a slot for a request that has a permit and lost its server. Whoever can be served is served
+    /// first: those who still wait then lack a permit, which this request does not take from them.
+    pub(super) fn move_on(
+        &mut self,
+        counters: Counters<'_>,
+        group: &G,
+        is_wanted: impl Fn(&G::Server) -> bool,
+        called: &mut Called,
+    ) -> Option<G::Server> {
+        self.serve_all(counters, called);
+        let mut wanted = group.servers().iter().filter(|server| is_wanted(server));
+        wanted.find(|server| server.try_take_in_turn()).cloned()
+    }
+
     /// Follows a change of the groups, now of `generation`: `resolve` gives what a name means now.
     /// Requests whose group no longer serves are told so, servers that joined serve at once. Word of a
     /// generation that others have already left behind changes nothing.

@@ -57,6 +57,7 @@ pub(super) async fn admit(
             Selection::NoSlot(_) | Selection::UnknownModel => {}
         }
     }
+    refuse_the_hopeless(worker, &model)?;
     // In a box of its own: most requests do not wait.
     Box::pin(queue(worker, client, request, wish, model, trace)).await
 }
@@ -71,7 +72,6 @@ async fn queue(
     trace: &mut Trace<'_>,
 ) -> Result<Admitted, Stop> {
     let outlook = Outlook::of(worker, &model);
-    refuse_the_hopeless(worker, &model, outlook)?;
     let config = &worker.shared.config.queue;
     let patience = request.patience.filter(|_| config.deadline_aware);
     let key = request.authenticated.unwrap_or_default();
@@ -116,21 +116,18 @@ async fn queue(
 
 /// Refuses without the lock of the queues what the queues would refuse in any case: others wait for this
 /// model already.
-fn refuse_the_hopeless(
-    worker: &Worker,
-    model: &ResolvedModel,
-    outlook: Outlook,
-) -> Result<(), ApiError> {
+fn refuse_the_hopeless(worker: &Worker, model: &ResolvedModel) -> Result<(), ApiError> {
     let waiting = model.stats().waiting() as usize;
-    if waiting == 0 {
-        Ok(())
+    let refusal = if waiting == 0 {
+        return Ok(());
     } else if worker.admission.backpressure() == Backpressure::Overloaded {
-        Err(outlook.refuse(Refusal::Overloaded(waiting + 1), None))
+        Refusal::Overloaded(waiting + 1)
     } else if waiting >= worker.shared.config.queue.max_size as usize {
-        Err(outlook.refuse(Refusal::QueueFull(waiting + 1), None))
+        Refusal::QueueFull(waiting + 1)
     } else {
-        Ok(())
-    }
+        return Ok(());
+    };
+    Err(Outlook::of(worker, model).refuse(refusal, None))
 }
 
 /// Waits for the turn, for the client to leave, or for the time to run out.

@@ -10,11 +10,11 @@ use crossbeam_channel::Sender;
 
 use crate::admission::{BufferBudget, LocalBudget, SeatAddress, TurnKey};
 use crate::auth::Scope;
-use crate::auth::key::{self, AuthError, KeySet};
+use crate::auth::key::{AuthError, KeyMemory, KeySet};
 use crate::config::Config;
 use crate::nodes::{
     Admission, CandidateLimits, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory,
-    NodeId, NodeTable, ResolvedModel, Served, Slot,
+    NodeId, NodeTable, ResolvedModel, Selection, Served, Slot,
 };
 use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
@@ -203,6 +203,7 @@ impl Worker {
 
     pub(super) fn authenticate(
         &self,
+        memory: &mut KeyMemory,
         authorization: Option<&[u8]>,
         x_api_key: Option<&[u8]>,
     ) -> Result<TurnKey, AuthError> {
@@ -211,7 +212,7 @@ impl Worker {
         }
         let mut keys = self.keys.borrow_mut();
         let now_unix = self.shared.unix_secs.load(Ordering::Relaxed);
-        let identity = key::authenticate(keys.load(), authorization, x_api_key, now_unix)?;
+        let identity = memory.authenticate(keys.load(), authorization, x_api_key, now_unix)?;
         // A key made for something else is as good as none here, and is not told apart.
         if identity.scopes.contains(Scope::Inference) {
             Ok(identity.id.get())
@@ -228,6 +229,18 @@ impl Worker {
     /// Takes over a slot that was handed over.
     pub(super) fn adopt(&self, served: Served) -> Option<Slot> {
         self.candidates.borrow_mut().adopt(served)
+    }
+
+    /// A slot of a node that was not tried yet, for a request that keeps its permit.
+    pub(super) fn select_again(&self, model: Rc<ResolvedModel>, tried: &[NodeId]) -> Option<Slot> {
+        match model.select(tried) {
+            Selection::Slot(slot, _) => Some(slot),
+            Selection::NoSlot(model) => {
+                let is_untried = |node: &Arc<Node>| !tried.contains(&node.id);
+                self.adopt(self.admission.move_on(model.model(), is_untried)?)
+            }
+            Selection::NoOnlineNode(_) | Selection::UnknownModel => None,
+        }
     }
 
     pub(super) fn node_table(&self) -> Arc<NodeTable> {

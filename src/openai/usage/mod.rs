@@ -58,6 +58,7 @@ struct Counts {
 
 impl Counts {
     /// Files a number under the name of its member, if it is one of those that count.
+    #[inline]
     fn file(&mut self, name: &[u8], value: u64) {
         match name {
             b"prompt_tokens" | b"input_tokens" => self.prompt_tokens = value,
