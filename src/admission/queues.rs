@@ -161,14 +161,16 @@ impl<G: Group> Queues<G> {
             counters.waiting.release();
             return Entry::Refused(refusal);
         }
-        // The servers of a queue that exists are marked already.
-        if waiting == 0
-            && let Some(server) = self.look_once_more(counters, asker.group, called)
-        {
-            counters.waiting.release();
-            return Entry::Served(server);
+        let ticket = self.push(asker);
+        // The servers of a queue that existed are marked already.
+        if waiting == 0 {
+            self.look_once_more(counters, asker.group, called);
         }
-        Entry::Waits(self.push(asker), place)
+        match self.verdicts.remove(&ticket) {
+            Some(Verdict::Served(server)) => Entry::Served(server),
+            Some(Verdict::Unavailable) => Entry::Unavailable,
+            None => Entry::Waits(ticket, place),
+        }
     }
 
     /// What has become of a waiting request; `None` while it waits.
@@ -350,18 +352,27 @@ impl<G: Group> Queues<G> {
         }
     }
 
-    /// Marks the servers of a group in whose queue nobody waits yet, and only then looks again: what was
-    /// given back before saw no mark.
-    fn look_once_more(
-        &mut self,
-        counters: Counters<'_>,
-        group: &Arc<G>,
-        called: &mut Called,
-    ) -> Option<G::Server> {
+    /// Marks the servers of a group whose queue has just come to be, and only then looks again: what was
+    /// given back before saw no mark. The newcomer is in the queue by now, else serving somebody
+    /// before it would take the marks away again.
+    fn look_once_more(&mut self, counters: Counters<'_>, group: &Arc<G>, called: &mut Called) {
         contend_all(&**group);
-        let server = self.try_serve_newcomer(counters, group, called)?;
-        self.settle_idle(group);
-        Some(server)
+        if counters.in_flight.load().is_contended {
+            self.serve_all(counters, called);
+            return;
+        }
+        let mut rotation = usize::try_from(self.next_ticket).unwrap_or(0);
+        while self.by_name.contains_key(group.name()) {
+            let Some(server) = try_take(counters, &**group, &mut rotation) else {
+                return;
+            };
+            // Not its own yet: others may have waited for this server longer.
+            counters.in_flight.release();
+            server.release();
+            if !self.serve(counters, &server, called) {
+                return;
+            }
+        }
     }
 
     fn is_wanted(&self, server: &G::Server) -> bool {

@@ -1,4 +1,8 @@
 //! Tests of the queues as one thread sees them: who is served, who waits, who is told what.
+#![expect(
+    clippy::disallowed_types,
+    reason = "the words that a test's workers send one another; nothing here is hot"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};

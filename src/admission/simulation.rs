@@ -2,6 +2,10 @@
 //! served, end, time out and are given up; word between workers is late or lost; servers go and
 //! return, their limits change, and the table does. After every step the queues must agree with a
 //! model that is too simple to be wrong. `LLM_ROUTER_SIM_SEED=n` replays one seed.
+#![expect(
+    clippy::disallowed_types,
+    reason = "the words that a test's workers send one another; nothing here is hot"
+)]
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
