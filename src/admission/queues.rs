@@ -15,7 +15,7 @@
 //! its giver sees the mark and serves the waiter. A newcomer that comes here between a release and its
 //! giver's arrival serves the others first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -301,7 +301,7 @@ impl<G: Group> Queues<G> {
                     if let Some(queue) = self.by_name.get_mut(&name) {
                         let before = std::mem::replace(&mut queue.group, group);
                         queue.publish();
-                        self.settle_idle(&before);
+                        self.settle_unwanted(&before);
                     }
                 }
                 None => self.dissolve(counters, &name, called),
@@ -380,14 +380,20 @@ impl<G: Group> Queues<G> {
         queues.any(|queue| queue.group.member(server).is_some())
     }
 
-    /// Nobody waits for `group` any more. Its busy servers lose their marks as their slots come back;
-    /// an idle one would keep its mark, and get no newcomer while others have room.
-    fn settle_idle(&self, group: &G) {
-        for server in group.servers() {
-            if server.is_idle() && !self.is_wanted(server) {
-                server.settle();
-            }
-        }
+    /// Nobody waits for `group` any more: its servers lose their marks, unless another group wants them. A
+    /// mark that stayed would keep newcomers away while others have room.
+    fn settle_unwanted(&self, group: &G) {
+        let queues = self.by_name.values();
+        let wanted: HashSet<usize> = queues
+            .flat_map(|queue| queue.group.servers())
+            .map(Server::identity)
+            .collect();
+        let unwanted = |server: &&G::Server| !wanted.contains(&server.identity());
+        group
+            .servers()
+            .iter()
+            .filter(unwanted)
+            .for_each(Server::settle);
     }
 
     fn push(&mut self, asker: &Asker<'_, G>) -> Ticket {
@@ -439,7 +445,7 @@ impl<G: Group> Queues<G> {
                 called.push(address);
             }
             queue.publish();
-            self.settle_idle(&queue.group);
+            self.settle_unwanted(&queue.group);
         }
     }
 
@@ -452,7 +458,7 @@ impl<G: Group> Queues<G> {
         if queue.turns.is_empty()
             && let Some(queue) = self.by_name.remove(name)
         {
-            self.settle_idle(&queue.group);
+            self.settle_unwanted(&queue.group);
         }
         if self.is_empty() {
             counters.in_flight.settle();

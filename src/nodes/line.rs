@@ -36,8 +36,9 @@ impl Server for Arc<Node> {
         self.live.settle();
     }
 
-    fn is_idle(&self) -> bool {
-        self.live.slots().count == 0
+    fn identity(&self) -> usize {
+        // Another snapshot holds the same node in another allocation, but with the same counters.
+        Arc::as_ptr(&self.live).addr()
     }
 }
 
@@ -53,10 +54,8 @@ impl Group for Model {
     }
 
     fn member(&self, server: &Arc<Node>) -> Option<&Arc<Node>> {
-        // Another snapshot may hold the same node in another allocation; its counters are the same.
-        self.nodes
-            .iter()
-            .find(|node| Arc::ptr_eq(&node.live, &server.live))
+        let mut nodes = self.nodes.iter();
+        nodes.find(|node| node.identity() == server.identity())
     }
 
     fn try_take_in_turn(&self, rotation: &mut usize) -> Option<&Arc<Node>> {

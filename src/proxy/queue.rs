@@ -96,7 +96,7 @@ async fn queue(
                 };
                 request.wait = Some(notice);
                 trace.enter(Phase::Queue);
-                if wish.is_stream && config.stream_position && !request.is_http10() {
+                if wish.is_stream && config.stream_position && early::is_possible(request) {
                     early::begin(worker, client, request).await?;
                 }
                 return wait(worker, client, request, model, place).await;
