@@ -219,13 +219,15 @@ impl<G: Group> LocalAdmission<G> {
         self.shared().backpressure()
     }
 
-    fn permit_taken(&self) -> Permit<G> {
+    /// The guard of a permit that was taken.
+    pub(super) fn permit_taken(&self) -> Permit<G> {
         Permit {
             admission: self.clone(),
         }
     }
 
-    fn slot_taken(&self, server: G::Server) -> Served<G> {
+    /// The guard of a slot that was taken.
+    pub(super) fn slot_taken(&self, server: G::Server) -> Served<G> {
         Served {
             admission: self.clone(),
             server: Some(server),

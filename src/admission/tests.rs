@@ -33,7 +33,7 @@ fn occupancy(count: u32, limit: u32) -> Occupancy {
 
 /// A place in the queue of a group that never serves; `None` if waiting is refused.
 fn try_wait(admission: &LocalAdmission<TestGroup>) -> Option<Place<TestGroup>> {
-    let server = TestServer::new(0, &["m"]);
+    let server = TestServer::new(0);
     let demand = Demand {
         group: &TestGroup::new("m", &[&server]),
         generation: 0,
