@@ -9,7 +9,8 @@
 //! [`proxy`] holds the data plane; its `exchange` is the whole way of a request, readable in a minute:
 //!
 //! ```text
-//! accept ─ read head ─ route ─ authenticate ─ read body ─ peek model ─ admit ─ choose node + take slot
+//! accept ─ read head ─ route ─ authenticate ─ read body ─ peek model
+//!        ─ admit: permit + node + slot at once, or wait in line for them ⇄ hand-off
 //!        ─ pooled or fresh connection ─ send ─ read response head ─ relay body
 //!        ─ give slot and connection back ─ record ─ next request
 //! ```
@@ -23,7 +24,7 @@
 //! | [`sse`] | server-sent events as bytes ↔ events |
 //! | [`openai`] | routes, what a body says about its model, error and model-list bodies, token usage |
 //! | [`auth`] | API keys as digests, the key file |
-//! | [`admission`] | router-wide counters and limits |
+//! | [`admission`] | router-wide counters and limits, the queues of the models, fairness, hand-off |
 //! | [`nodes`] | the node table, exact slots, the selection policy, health |
 //! | [`upstream`] | a worker's connections to nodes |
 //! | [`telemetry`] | metric blocks, exposition, access records, the lifecycle log |
@@ -54,7 +55,8 @@
 //! | main | waits for signals, drains | yes |
 //!
 //! Workers share exactly: the snapshots behind `ArcSwap`; cache-line padded atomics (requests in
-//! flight, slots and failures per node); metric blocks, each with one writer; mailboxes to be woken by.
+//! flight, slots and failures per node); the queues, under one lock that only a request takes which must
+//! wait, or a release while somebody waits; metric blocks, each with one writer; mailboxes to be woken by.
 //!
 //! # Architecture invariants
 //!
@@ -74,6 +76,10 @@
 //!   also when an exchange panics, which ends that exchange and nothing else.
 //! * **Requests are buffered, responses are streamed.** The model name may stand at a body's end, and a
 //!   retry needs the bytes. At most two buffers of a response are held, so a slow client slows its node.
+//! * **A freed slot or permit goes to whoever is next, and nobody overtakes.** Count, limit and the mark
+//!   that somebody waits share one atomic word: a newcomer finds a marked counter full, and a release
+//!   learns in the same instruction whether it must hand over. `admission::queues` tells why nothing is
+//!   lost; loom models and a simulation check it.
 //! * **Workers never change a node's state.** They count failures; the control thread judges.
 //!
 //! # Decisions that differ from a first sketch
@@ -86,6 +92,10 @@
 //! * A chunked response passes on as the chunks it came in, checked byte by byte; extensions and
 //!   trailers are left out. A body that ends with its connection is re-framed in place as chunks, so the
 //!   client's connection lives on and a truncation shows.
+//! * Waiting requests follow a change of the node table on a worker, not on the control thread that made
+//!   it: a thread that may be put aside must not hold the lock of the queues.
+//! * A request whose client states its patience is judged by the estimate only once a service of the model
+//!   was measured; before that nobody is refused on an assumption.
 //! * A half-closed client counts as gone. Most clients that close their sending side mean it, and a slot
 //!   must not be held for nobody (RFC 9112 section 9.6 leaves the choice).
 

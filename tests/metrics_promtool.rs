@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use llm_router::admission::{Admission, AdmissionLimits, BufferBudget};
-use llm_router::nodes::{NodeDirectory, NodeSpec};
+use llm_router::admission::{AdmissionLimits, BufferBudget};
+use llm_router::nodes::{Admission, NodeDirectory, NodeSpec};
 use llm_router::telemetry::{
     AccessLog, BuildLabels, EndpointLabel, Latency, ProcessSample, Scrape, WorkerMetrics,
 };
@@ -51,7 +51,7 @@ fn text(workers: &[Arc<WorkerMetrics>]) -> String {
     Scrape {
         workers,
         table: &table,
-        admission: &Admission::new(limits),
+        admission: &Admission::new(limits, |_| {}),
         budget: &BufferBudget::new(1),
         access_log: Some(&log),
         process: Some(&ProcessSample::read().unwrap()),

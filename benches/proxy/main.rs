@@ -16,6 +16,7 @@
 
 mod client;
 mod contender;
+mod date;
 mod machine;
 mod memory;
 mod options;

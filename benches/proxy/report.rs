@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use llm_router::runtime::clock;
+use super::date;
 
 use super::Failure;
 use super::contender::{NGINX, ROUTER};
@@ -23,7 +23,7 @@ pub(crate) struct Report {
 impl Report {
     /// The whole as Markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!("# The router beside nginx, {}\n\n", date("-"));
+        let mut out = format!("# The router beside nginx, {}\n\n", date::today("-"));
         for line in &self.setting {
             let _ = writeln!(out, "- {line}");
         }
@@ -80,7 +80,7 @@ impl Report {
 
     /// Writes both files; their names carry the date and what was measured.
     pub(crate) fn save(&self, run: &str) -> Result<String, Failure> {
-        let name = format!("{}-{run}", date(""));
+        let name = format!("{}-{run}", date::today(""));
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
         fs::create_dir_all(&directory)?;
         fs::write(directory.join(format!("{name}.md")), self.markdown())?;
@@ -178,29 +178,6 @@ fn nothing() -> String {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// Today (UTC), the parts joined with `separator`.
-fn date(separator: &str) -> String {
-    let days = i64::try_from(clock::unix_secs() / 86_400).unwrap_or_default();
-    let (year, month, day) = civil(days);
-    format!("{year:04}{separator}{month:02}{separator}{day:02}")
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in years that begin in March, so that the
-/// leap day comes last (proleptic Gregorian calendar; from 1970 on).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
 }
 
 const METHOD: &str = "\

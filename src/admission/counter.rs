@@ -14,29 +14,40 @@ pub struct Occupancy {
     pub count: u32,
     /// Units that may be taken; below `count` for a while after the limit was lowered.
     pub limit: u32,
+    /// Whether somebody waits for a unit: then none is to be had but in turn.
+    pub is_contended: bool,
 }
 
-/// Counts units up to a limit that may change at any time.
+impl Occupancy {
+    /// Whether a newcomer may take a unit.
+    #[must_use]
+    pub fn has_room(self) -> bool {
+        self.count < self.limit && !self.is_contended
+    }
+}
+
+/// Counts units up to a limit that may change at any time, and remembers whether somebody waits.
 ///
-/// Invariant: a unit is only ever taken while `count < limit`, exactly, on any number of threads.
-/// Both numbers live in one word, so a limit lowered during a take makes the take try again; one
-/// load shows a consistent pair.
+/// Invariants: a unit is only ever taken while `count < limit`, exactly, on any number of threads;
+/// while contended, only who holds the queues' lock takes one. All three live in one word, so a
+/// change of the limit or of the mark makes a take under way try again, and a release knows for
+/// certain whether it must look for a waiter: there is no moment in which both sides miss each other.
 #[derive(Debug)]
 pub struct LimitedCounter {
-    /// `limit << 32 | count`.
+    /// `limit << 32 | is_contended << 31 | count`.
     packed: AtomicU64,
 }
 
 impl LimitedCounter {
-    /// An empty counter.
+    /// An empty counter. Of the limit, [`LIMIT_MAX`] counts at most.
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self {
-            packed: AtomicU64::new(pack(Occupancy { count: 0, limit })),
+            packed: AtomicU64::new(u64::from(limit.min(LIMIT_MAX)) << 32),
         }
     }
 
-    /// The count and the limit, read together.
+    /// Count, limit and mark, read together.
     #[must_use]
     pub fn load(&self) -> Occupancy {
         unpack(self.packed.load(Ordering::Relaxed))
@@ -45,55 +56,69 @@ impl LimitedCounter {
     /// Changes the limit. Units beyond a lowered limit stay valid; none is handed out until the
     /// count is below it.
     pub fn set_limit(&self, limit: u32) {
-        let mut seen = self.packed.load(Ordering::Relaxed);
-        loop {
-            let wanted = pack(Occupancy {
-                limit,
-                ..unpack(seen)
-            });
-            match self.exchange(seen, wanted) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
+        let limit = u64::from(limit.min(LIMIT_MAX)) << 32;
+        self.update(|packed| Some(packed & LOWER_HALF | limit));
     }
 
-    /// Takes one unit; `false` when the limit is reached. The caller must wrap the unit in a guard
-    /// that calls `release`.
+    /// Takes one unit; `false` when the limit is reached or somebody waits. The caller must wrap the
+    /// unit in a guard that calls `release`.
     pub(crate) fn try_take(&self) -> bool {
-        let mut seen = self.packed.load(Ordering::Relaxed);
-        loop {
-            let Occupancy { count, limit } = unpack(seen);
-            if count >= limit {
-                return false;
-            }
-            // The count is below a 32-bit limit, so it cannot carry into the limit's half.
-            match self.exchange(seen, seen + 1) {
-                Ok(_) => return true,
-                Err(now) => seen = now,
-            }
-        }
+        self.update(|packed| unpack(packed).has_room().then_some(packed + 1))
     }
 
-    /// Gives one unit back. Only a guard's `Drop` calls this, once for each successful `try_take`.
-    pub(crate) fn release(&self) {
+    /// Takes one unit for whoever is next; `false` when the limit is reached. Only under the lock of
+    /// the queues.
+    pub(crate) fn try_take_in_turn(&self) -> bool {
+        self.update(|packed| {
+            let Occupancy { count, limit, .. } = unpack(packed);
+            (count < limit).then_some(packed + 1)
+        })
+    }
+
+    /// Gives one unit back; `true` if somebody may wait for it. Only a guard's `Drop` calls this,
+    /// once for each successful take.
+    pub(crate) fn release(&self) -> bool {
         let before = unpack(self.packed.fetch_sub(1, Ordering::Relaxed));
         debug_assert!(
             before.count > 0,
             "a unit was given back that nobody had taken"
         );
+        before.is_contended
     }
 
-    /// Relaxed is enough: the word guards no other memory, and read-modify-writes of one word are
-    /// totally ordered.
-    fn exchange(&self, seen: u64, wanted: u64) -> Result<u64, u64> {
-        self.packed
-            .compare_exchange_weak(seen, wanted, Ordering::Relaxed, Ordering::Relaxed)
+    /// Somebody waits from now on. Only under the lock of the queues, which then must look once more
+    /// for a unit given back before.
+    pub(crate) fn contend(&self) {
+        // Mostly it is marked already: reading keeps the line shared.
+        if !self.load().is_contended {
+            self.packed.fetch_or(CONTENDED, Ordering::Relaxed);
+        }
     }
-}
 
-fn pack(occupancy: Occupancy) -> u64 {
-    u64::from(occupancy.limit) << 32 | u64::from(occupancy.count)
+    /// Nobody waits any more. Only under the lock of the queues.
+    pub(crate) fn settle(&self) {
+        if self.load().is_contended {
+            self.packed.fetch_and(!CONTENDED, Ordering::Relaxed);
+        }
+    }
+
+    /// Relaxed is enough: the word guards no other memory, read-modify-writes of one word are totally
+    /// ordered, and the queues have their lock.
+    fn update(&self, next: impl Fn(u64) -> Option<u64>) -> bool {
+        let mut seen = self.packed.load(Ordering::Relaxed);
+        while let Some(wanted) = next(seen) {
+            match self.packed.compare_exchange_weak(
+                seen,
+                wanted,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
 }
 
 #[expect(
@@ -102,7 +127,13 @@ fn pack(occupancy: Occupancy) -> u64 {
 )]
 fn unpack(packed: u64) -> Occupancy {
     Occupancy {
-        count: packed as u32,
+        count: packed as u32 & LIMIT_MAX,
         limit: (packed >> 32) as u32,
+        is_contended: packed & CONTENDED != 0,
     }
 }
+
+/// The highest limit: a count below it never reaches the bit of the mark.
+pub const LIMIT_MAX: u32 = (1 << 31) - 1;
+const CONTENDED: u64 = 1 << 31;
+const LOWER_HALF: u64 = 0xffff_ffff;

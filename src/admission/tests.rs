@@ -7,6 +7,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use super::test_group::{TestGroup, TestServer, alone};
 use super::*;
 
 fn limits(max_concurrent: u32, max_waiting: u32) -> AdmissionLimits {
@@ -18,11 +19,35 @@ fn limits(max_concurrent: u32, max_waiting: u32) -> AdmissionLimits {
     }
 }
 
-fn admission(max_concurrent: u32, max_waiting: u32) -> LocalAdmission {
-    LocalAdmission::new(Arc::new(Admission::new(limits(
-        max_concurrent,
-        max_waiting,
-    ))))
+fn admission(max_concurrent: u32, max_waiting: u32) -> LocalAdmission<TestGroup> {
+    alone(limits(max_concurrent, max_waiting))
+}
+
+fn occupancy(count: u32, limit: u32) -> Occupancy {
+    Occupancy {
+        count,
+        limit,
+        is_contended: false,
+    }
+}
+
+/// A place in the queue of a group that never serves; `None` if waiting is refused.
+fn try_wait(admission: &LocalAdmission<TestGroup>) -> Option<Place<TestGroup>> {
+    let server = TestServer::new(0, &["m"]);
+    let demand = Demand {
+        group: &TestGroup::new("m", &[&server]),
+        generation: 0,
+        key: 0,
+        limits: QueueLimits {
+            max_size: usize::MAX,
+            max_place: usize::MAX,
+        },
+    };
+    match admission.ask(&demand) {
+        Admittance::Waits(place) => Some(place),
+        Admittance::Refused(Refusal::Overloaded(_)) => None,
+        other => panic!("neither waits nor is refused: {other:?}"),
+    }
 }
 
 #[test]
@@ -33,10 +58,7 @@ fn requests_enter_up_to_the_limit_and_again_when_one_has_left() {
     assert!(admission.try_enter().is_none());
     drop(first);
     let third = admission.try_enter().unwrap();
-    assert_eq!(
-        admission.shared().in_flight(),
-        Occupancy { count: 2, limit: 2 }
-    );
+    assert_eq!(admission.shared().in_flight(), occupancy(2, 2));
     drop((second, third));
     assert_eq!(admission.shared().in_flight().count, 0);
 }
@@ -58,7 +80,7 @@ fn the_state_follows_the_ratio_of_waiting_requests() {
     let admission = admission(1, 100);
     let mut places = Vec::new();
     let mut seen = Vec::new();
-    while let Some(place) = admission.try_wait() {
+    while let Some(place) = try_wait(&admission) {
         places.push(place);
         seen.push(admission.shared().backpressure());
     }
@@ -78,7 +100,7 @@ fn the_state_follows_the_ratio_of_waiting_requests() {
     assert_eq!(seen[79], Backpressure::Overloaded);
     places.pop();
     assert_eq!(admission.shared().backpressure(), Backpressure::Warning);
-    assert!(admission.try_wait().is_some());
+    assert!(try_wait(&admission).is_some());
     places.clear();
     assert_eq!(admission.shared().waiting(), 0);
     assert_eq!(admission.shared().backpressure(), Backpressure::Normal);
@@ -97,10 +119,10 @@ fn a_threshold_written_in_decimal_is_met_exactly() {
 #[test]
 fn a_queue_of_one_is_overloaded_by_one() {
     let admission = admission(1, 1);
-    let place = admission.try_wait();
+    let place = try_wait(&admission);
     assert!(place.is_some());
     assert_eq!(admission.shared().backpressure(), Backpressure::Overloaded);
-    assert!(admission.try_wait().is_none());
+    assert!(try_wait(&admission).is_none());
 }
 
 proptest! {
@@ -117,14 +139,14 @@ proptest! {
             warning_threshold: warning,
             overload_threshold,
         };
-        let admission = LocalAdmission::new(Arc::new(Admission::new(limits)));
+        let admission = alone(limits);
         let mut places = Vec::new();
         while admission.shared().backpressure() != Backpressure::Overloaded {
-            let place = admission.try_wait();
+            let place = try_wait(&admission);
             prop_assert!(place.is_some(), "refused at {} while not overloaded", places.len());
             places.push(place);
         }
-        prop_assert!(admission.try_wait().is_none());
+        prop_assert!(try_wait(&admission).is_none());
         prop_assert!(places.len() <= max_waiting as usize);
     }
 }
@@ -158,13 +180,7 @@ fn threads_never_hold_more_units_than_the_limit_while_it_changes() {
             counter.set_limit(LIMIT_MAX);
         });
     });
-    assert_eq!(
-        counter.load(),
-        Occupancy {
-            count: 0,
-            limit: LIMIT_MAX
-        }
-    );
+    assert_eq!(counter.load(), occupancy(0, LIMIT_MAX));
     assert!(taken.load(Ordering::Relaxed) > 0);
 }
 
@@ -176,7 +192,7 @@ fn a_lowered_limit_lets_holders_finish_and_admits_nobody_before_they_have() {
     assert!(!counter.try_take());
     counter.release();
     counter.release();
-    assert_eq!(counter.load(), Occupancy { count: 1, limit: 1 });
+    assert_eq!(counter.load(), occupancy(1, 1));
     assert!(!counter.try_take());
     counter.release();
     assert!(counter.try_take());
@@ -186,17 +202,11 @@ fn a_lowered_limit_lets_holders_finish_and_admits_nobody_before_they_have() {
 fn a_counter_at_the_largest_limit_keeps_its_halves_apart() {
     let counter = LimitedCounter::new(u32::MAX);
     assert!(counter.try_take());
-    assert_eq!(
-        counter.load(),
-        Occupancy {
-            count: 1,
-            limit: u32::MAX
-        }
-    );
+    assert_eq!(counter.load(), occupancy(1, super::LIMIT_MAX));
     counter.release();
     counter.set_limit(0);
     assert!(!counter.try_take());
-    assert_eq!(counter.load(), Occupancy { count: 0, limit: 0 });
+    assert_eq!(counter.load(), occupancy(0, 0));
 }
 
 #[test]

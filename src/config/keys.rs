@@ -94,6 +94,10 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| c.queue.timeout = v.seconds(1.0..=3600.0)?),
     key!("queue.enable_fairness", ["LLMLB_QUEUE_ENABLE_FAIRNESS"],
         |c, v| c.queue.enable_fairness = v.boolean()?),
+    key!("queue.stream_position", ["LLM_ROUTER_QUEUE_STREAM_POSITION"],
+        |c, v| c.queue.stream_position = v.boolean()?),
+    key!("queue.deadline_aware", ["LLM_ROUTER_QUEUE_DEADLINE_AWARE"],
+        |c, v| c.queue.deadline_aware = v.boolean()?),
 
     key!("connection_pool.max_idle_per_host", ["LLM_ROUTER_POOL_MAX_IDLE"],
         |c, v| c.connection_pool.max_idle_per_host = narrow(v.integer(1..=1000)?)?),

@@ -27,6 +27,8 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("queue.max_size", &["1", "10000"], &["0", "10001"]),
     ("queue.timeout_secs", &["1", "3600"], &["0.99", "3600.5"]),
     ("queue.enable_fairness", &["true", "false"], &["on"]),
+    ("queue.stream_position", &["true", "false"], &["on"]),
+    ("queue.deadline_aware", &["true", "false"], &["yes"]),
     ("connection_pool.max_idle_per_host", &["1", "1000"], &["0", "1001"]),
     ("connection_pool.idle_timeout_secs", &["1", "3600"], &["0.5", "3601"]),
     ("node_cache.max_capacity", &["1", "1000000"], &["0", "1000001"]),

@@ -101,6 +101,10 @@ pub struct QueueConfig {
     pub timeout: Duration,
     /// Whether keys take turns.
     pub enable_fairness: bool,
+    /// Whether a waiting stream begins at once and is told its place in comments.
+    pub stream_position: bool,
+    /// Whether a request whose client would leave before its turn is refused at once.
+    pub deadline_aware: bool,
 }
 
 /// `[connection_pool]`: idle upstream connections.
@@ -290,6 +294,8 @@ impl Default for QueueConfig {
             max_size: 100,
             timeout: Duration::from_secs(60),
             enable_fairness: true,
+            stream_position: false,
+            deadline_aware: true,
         }
     }
 }

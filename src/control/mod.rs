@@ -60,6 +60,7 @@ fn run(
             },
             default(wait) => {}
         }
+        nodes.tell_news(|| shared.nodes_changed());
         if origin.elapsed() >= housekeeping_at {
             housekeeping_at = origin.elapsed() + HOUSEKEEPING;
             key_file.follow(&shared.keys);

@@ -24,6 +24,8 @@ pub(super) struct Nodes {
     board: HealthBoard,
     /// Nodes whose probe is under way.
     probing: HashSet<Box<str>>,
+    /// Whether waiting requests have not been told of a change yet.
+    has_news: bool,
 }
 
 struct Known {
@@ -50,6 +52,7 @@ impl Nodes {
             known: known.collect(),
             board: HealthBoard::new(PROBE_INTERVAL),
             probing: HashSet::new(),
+            has_news: false,
         };
         nodes.publish(Duration::ZERO);
         nodes
@@ -135,6 +138,13 @@ impl Nodes {
         }
     }
 
+    /// Tells of a change, if there is one to tell of; again at the next call if `tell` could not.
+    pub(super) fn tell_news(&mut self, tell: impl FnOnce() -> bool) {
+        if self.has_news {
+            self.has_news = !tell();
+        }
+    }
+
     /// A worker saw this node fail too often in a row.
     pub(super) fn failures_reached(&mut self, node: NodeId, now: Duration) {
         if let Some(node) = self.table.node_by_id(node).cloned() {
@@ -148,6 +158,7 @@ impl Nodes {
             random: random(),
         };
         if let Some(transition) = self.board.apply(&self.table, node, event, at) {
+            self.has_news = true;
             report(node, transition);
         }
     }
@@ -157,6 +168,7 @@ impl Nodes {
         match self.directory.publish(&specs, &self.aliases) {
             Ok(table) => {
                 self.board.follow(&table, now);
+                self.has_news = true;
                 self.table = table;
             }
             // Names were checked with the configuration; discovery adds none.

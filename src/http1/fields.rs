@@ -56,6 +56,9 @@ pub(super) enum Name {
     RequestId,
     ContentType,
     ContentEncoding,
+    RequestTimeout,
+    /// What OpenAI's SDKs say about the time they wait.
+    StainlessTimeout,
     Other,
 }
 
@@ -215,7 +218,10 @@ impl Name {
             14 if folded_eq(name.as_bytes(), b"content-length") => Self::FramingLookalike,
             16 if is("content-encoding") => Self::ContentEncoding,
             17 if is("transfer-encoding") => Self::TransferEncoding,
+            17 if is("x-request-timeout") => Self::RequestTimeout,
             17 if folded_eq(name.as_bytes(), b"transfer-encoding") => Self::FramingLookalike,
+            19 if is("x-stainless-timeout") => Self::StainlessTimeout,
+            24 if is("x-stainless-read-timeout") => Self::StainlessTimeout,
             _ => Self::Other,
         }
     }

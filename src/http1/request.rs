@@ -60,6 +60,9 @@ pub struct RequestHead<'a> {
     pub content_type: Option<&'a [u8]>,
     /// The content coding; of several fields the first that is not `identity`.
     pub content_encoding: Option<&'a [u8]>,
+    /// How long the client waits, in seconds, as it says: `X-Request-Timeout`, else
+    /// `X-Stainless-Read-Timeout` or `X-Stainless-Timeout`. Not checked.
+    pub patience: Option<&'a [u8]>,
     connection: ConnectionOptions<'a>,
 }
 
@@ -221,6 +224,8 @@ struct Walk<'a> {
     request_id_repeated: bool,
     content_type: Option<&'a [u8]>,
     content_encoding: Option<&'a [u8]>,
+    request_timeout: Option<&'a [u8]>,
+    stainless_timeout: Option<&'a [u8]>,
 }
 
 impl<'a> Walk<'a> {
@@ -254,6 +259,14 @@ impl<'a> Walk<'a> {
             ),
             Name::RequestId => {
                 self.request_id_repeated |= self.x_request_id.replace(value).is_some();
+                Ok(())
+            }
+            Name::RequestTimeout => {
+                self.request_timeout = Some(value);
+                Ok(())
+            }
+            Name::StainlessTimeout => {
+                self.stainless_timeout = Some(value);
                 Ok(())
             }
             Name::ContentEncoding => {
@@ -295,6 +308,7 @@ impl<'a> Walk<'a> {
             x_request_id: self.x_request_id.filter(|_| !self.request_id_repeated),
             content_type: self.content_type,
             content_encoding: self.content_encoding,
+            patience: self.request_timeout.or(self.stainless_timeout),
             connection: self.connection,
         })
     }

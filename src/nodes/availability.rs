@@ -35,7 +35,9 @@ impl NodeTable {
 }
 
 impl Model {
-    fn has_online_node(&self) -> bool {
+    /// Whether any of its nodes is online.
+    #[must_use]
+    pub fn has_online_node(&self) -> bool {
         self.nodes
             .iter()
             .any(|node| node.live.state() == NodeState::Online)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::line::{LocalAdmission, Served};
 use super::live::{NodeLive, NodeState};
 use super::policy::{self, Load};
 use super::table::{Model, ModelStats, Node, NodeDirectory, NodeId, NodeTable};
@@ -37,6 +38,7 @@ pub struct Candidates {
     hand: usize,
     clock: Rc<Cell<u64>>,
     worker_index: usize,
+    admission: LocalAdmission,
     hits: u64,
     misses: u64,
 }
@@ -54,7 +56,7 @@ pub enum Selection {
     UnknownModel,
 }
 
-/// One unit of a node's concurrency; given back exactly once, on drop.
+/// One unit of a node's concurrency; given back exactly once, on drop, to whoever waits for it.
 #[derive(Debug)]
 #[must_use = "dropping the slot gives it back at once"]
 pub struct Slot {
@@ -65,6 +67,8 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct ResolvedModel {
     model: Arc<Model>,
+    /// Of the table it was found in.
+    generation: u64,
     is_alias: bool,
     nodes: Box<[Rc<WorkerNode>]>,
     clock: Rc<Cell<u64>>,
@@ -79,6 +83,8 @@ struct WorkerNode {
     live: Arc<NodeLive>,
     weight: u32,
     chosen_at: Cell<u64>,
+    /// Where a slot somebody waits for is handed over.
+    admission: LocalAdmission,
 }
 
 #[derive(Debug)]
@@ -102,12 +108,14 @@ impl std::ops::Deref for TableHandle {
 }
 
 impl Candidates {
-    /// An empty cache. `worker_index` staggers where workers begin their rotation.
+    /// An empty cache. `worker_index` staggers where workers begin their rotation; slots are given
+    /// back to those who wait through `admission`.
     #[must_use]
     pub fn new(
         directory: Arc<NodeDirectory>,
         limits: CandidateLimits,
         worker_index: usize,
+        admission: LocalAdmission,
     ) -> Self {
         Self {
             table: Cache::new(TableHandle(directory)),
@@ -120,6 +128,7 @@ impl Candidates {
             hand: 0,
             clock: Rc::new(Cell::new(0)),
             worker_index,
+            admission,
             hits: 0,
             misses: 0,
         }
@@ -157,6 +166,29 @@ impl Candidates {
         };
         self.store(known, entry);
         Some(resolved)
+    }
+
+    /// The guard of a slot that was handed over, from the moment it is here.
+    pub fn adopt(&mut self, served: Served) -> Option<Slot> {
+        self.follow_table();
+        let node = served.server()?;
+        // A table published since may not have the node any more; its slots still count.
+        let known = self
+            .nodes
+            .get(&node.id)
+            .filter(|known| Arc::ptr_eq(&known.live, &node.live));
+        let known = known.cloned().unwrap_or_else(|| {
+            Rc::new(WorkerNode {
+                live: Arc::clone(&node.live),
+                weight: node.weight,
+                chosen_at: Cell::new(0),
+                admission: self.admission.clone(),
+                node: Arc::clone(node),
+            })
+        });
+        let slot = Slot { node: known };
+        // Nothing in between can fail: exactly one of the two guards gives the slot back.
+        served.into_server().map(|_| slot)
     }
 
     /// The snapshot this worker uses now.
@@ -202,6 +234,7 @@ impl Candidates {
                 live: Arc::clone(&node.live),
                 weight: node.weight,
                 chosen_at: Cell::new(chosen_at),
+                admission: self.admission.clone(),
             };
             nodes.insert(node.id, Rc::new(known));
         }
@@ -218,6 +251,7 @@ impl Candidates {
             .filter_map(|node| self.nodes.get(&node.id).cloned());
         Some(Rc::new(ResolvedModel {
             is_alias: *model.name != *name,
+            generation: self.generation,
             nodes: nodes.collect(),
             model,
             clock: Rc::clone(&self.clock),
@@ -280,6 +314,18 @@ impl ResolvedModel {
         &self.model.stats
     }
 
+    /// The model in the table it was found in, for the queues.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The generation of that table.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Slots of its online nodes.
     #[must_use]
     pub fn slot_count(&self) -> u64 {
@@ -340,13 +386,11 @@ impl WorkerNode {
         if self.live.state() != NodeState::Online {
             return None;
         }
-        let slots = self.live.slots();
-        Some(Load {
-            in_flight: slots.count,
-            max_concurrency: slots.limit,
-            weight: self.weight,
-            chosen_at: self.chosen_at.get(),
-        })
+        Some(Load::of(
+            self.live.slots(),
+            self.weight,
+            self.chosen_at.get(),
+        ))
     }
 }
 
@@ -360,7 +404,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.node.live.release_slot();
+        if self.node.live.release_slot() {
+            self.node.admission.slot_freed(&self.node.node);
+        }
     }
 }
 
@@ -370,4 +416,4 @@ const CHOICE_ROUNDS: usize = 8;
 #[cfg(test)]
 #[cfg(not(loom))]
 #[path = "candidates_tests.rs"]
-mod tests;
+pub(crate) mod tests;

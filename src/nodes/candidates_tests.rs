@@ -5,14 +5,27 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use super::super::Admission;
 use super::super::table::tests::{alias, spec};
 use super::*;
+use crate::admission::AdmissionLimits;
 
 const LIMITS: CandidateLimits = CandidateLimits {
     max_capacity: 100,
     ttl: Duration::from_secs(5),
 };
 const NOW: Duration = Duration::from_secs(1000);
+
+/// Admission that lets everybody in, of a worker that is alone.
+pub(crate) fn local_admission() -> LocalAdmission {
+    let limits = AdmissionLimits {
+        max_concurrent: u32::MAX,
+        max_waiting: 100,
+        warning_threshold: 0.5,
+        overload_threshold: 0.8,
+    };
+    LocalAdmission::new(Arc::new(Admission::new(limits, |_| {})), 0)
+}
 
 /// A directory of online nodes `0..count` that serve `m`.
 fn directory(count: usize, max_concurrency: u32) -> Arc<NodeDirectory> {
@@ -33,7 +46,7 @@ fn publish_online(directory: &NodeDirectory, specs: &[super::super::NodeSpec]) {
 }
 
 fn worker(directory: &Arc<NodeDirectory>, index: usize) -> Candidates {
-    Candidates::new(Arc::clone(directory), LIMITS, index)
+    Candidates::new(Arc::clone(directory), LIMITS, index, local_admission())
 }
 
 fn slot(selection: Selection) -> Slot {
@@ -178,7 +191,7 @@ fn the_cache_stays_within_its_capacity_and_keeps_what_is_used() {
         max_capacity: 8,
         ..LIMITS
     };
-    let mut worker = Candidates::new(directory, limits, 0);
+    let mut worker = Candidates::new(directory, limits, 0, local_admission());
     for name in &names {
         worker.resolve("m0", NOW).unwrap();
         assert_eq!(worker.resolve(name, NOW).unwrap().name(), name);
@@ -239,7 +252,7 @@ fn workers_on_many_threads_never_pass_max_concurrency_and_lose_no_slot() {
         for index in 0..WORKERS {
             let (directory, holders, start) = (Arc::clone(&directory), &holders, &start);
             scope.spawn(move || {
-                let mut worker = Candidates::new(directory, LIMITS, index);
+                let mut worker = Candidates::new(directory, LIMITS, index, local_admission());
                 let mut held = std::collections::VecDeque::new();
                 start.wait();
                 for request in 0..10_000_u32 {

@@ -199,19 +199,39 @@ impl NodeLive {
             .store(0, Ordering::Relaxed);
     }
 
+    /// Takes a slot; `false` if none is free or somebody waits for one.
     pub(super) fn try_take_slot(&self) -> bool {
-        let taken = self.selection.slots.try_take();
-        if taken {
+        self.count_selection(self.selection.slots.try_take())
+    }
+
+    /// Takes a slot for whoever is next. Only the queues call this.
+    pub(super) fn try_take_slot_in_turn(&self) -> bool {
+        self.count_selection(self.selection.slots.try_take_in_turn())
+    }
+
+    /// Gives a slot back; `true` if somebody may wait for it.
+    pub(super) fn release_slot(&self) -> bool {
+        self.selection.slots.release()
+    }
+
+    /// Somebody waits for a slot from now on. Only the queues call this.
+    pub(super) fn contend(&self) {
+        self.selection.slots.contend();
+    }
+
+    /// Nobody waits for a slot any more. Only the queues call this.
+    pub(super) fn settle(&self) {
+        self.selection.slots.settle();
+    }
+
+    fn count_selection(&self, is_taken: bool) -> bool {
+        if is_taken {
             // The line is already exclusive to this core after the take.
             self.selection
                 .selections_total
                 .fetch_add(1, Ordering::Relaxed);
         }
-        taken
-    }
-
-    pub(super) fn release_slot(&self) {
-        self.selection.slots.release();
+        is_taken
     }
 }
 

@@ -6,6 +6,7 @@ mod availability;
 mod board;
 mod candidates;
 pub mod health;
+mod line;
 mod live;
 pub mod policy;
 mod table;
@@ -13,8 +14,9 @@ mod table;
 pub use board::{EventTime, HealthBoard, Transition};
 pub use candidates::{CandidateLimits, Candidates, ResolvedModel, Selection, Slot};
 pub use health::{HealthEvent, NodeHealth};
+pub use line::{Admission, LocalAdmission, Permit, Place, Served};
 pub use live::{EJECTION_FAILURES, FailureReason, NodeLive, NodeState};
 pub use table::{
     AliasSpec, Authorization, Model, ModelStats, Node, NodeDirectory, NodeId, NodeSpec, NodeTable,
-    TableError,
+    RECENT_SERVICES, TableError,
 };

@@ -1,6 +1,8 @@
 //! Owns the choice among nodes: one replaceable function of plain data. Never reads a counter,
 //! takes a slot or allocates.
 
+use crate::admission::Occupancy;
+
 /// What the policy knows about one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -8,6 +10,8 @@ pub struct Load {
     pub in_flight: u32,
     /// Slots in all.
     pub max_concurrency: u32,
+    /// Whether others wait for its slots: to whoever is not in the queue it counts as full.
+    pub is_contended: bool,
     /// Scales `max_concurrency`; 0 counts as 1.
     pub weight: u32,
     /// When this worker chose the node last, as a count of its choices; the rotation among equals.
@@ -28,7 +32,7 @@ pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
     };
     let mut least_chosen_at = u64::MAX;
     for (key, load) in loads {
-        if load.in_flight >= load.max_concurrency {
+        if load.in_flight >= load.max_concurrency || load.is_contended {
             continue;
         }
         let ratio = load.ratio();
@@ -50,6 +54,18 @@ struct Ratio {
 }
 
 impl Load {
+    /// The load of a node whose slots stand like this.
+    #[must_use]
+    pub fn of(slots: Occupancy, weight: u32, chosen_at: u64) -> Self {
+        Self {
+            in_flight: slots.count,
+            max_concurrency: slots.limit,
+            is_contended: slots.is_contended,
+            weight,
+            chosen_at,
+        }
+    }
+
     fn ratio(&self) -> Ratio {
         let weight = u64::from(self.weight.max(1));
         Ratio {

@@ -8,6 +8,7 @@ fn load(in_flight: u32, max_concurrency: u32, weight: u32, chosen_at: u64) -> Lo
     Load {
         in_flight,
         max_concurrency,
+        is_contended: false,
         weight,
         chosen_at,
     }

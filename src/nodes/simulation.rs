@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::super::candidates::tests::local_admission;
 use super::super::table::tests::spec;
 use super::super::{
     CandidateLimits, Candidates, FailureReason, NodeDirectory, NodeId, NodeLive, NodeSpec,
@@ -79,7 +80,7 @@ impl World {
             ttl: Duration::from_secs(5),
         };
         let workers = (0..2)
-            .map(|index| Candidates::new(Arc::clone(&directory), limits, index))
+            .map(|index| Candidates::new(Arc::clone(&directory), limits, index, local_admission()))
             .collect();
         let mut world = Self {
             random: Random(seed),
@@ -352,7 +353,7 @@ fn shares(seed: u64, ending: impl Fn(&mut Random, usize) -> usize) -> Vec<u64> {
         max_capacity: 1,
         ttl: Duration::from_secs(5),
     };
-    let mut worker = Candidates::new(directory, limits, 0);
+    let mut worker = Candidates::new(directory, limits, 0, local_admission());
     let mut held: Vec<Slot> = Vec::new();
     for step in 0..STEPS {
         let arriving = if step % 600 < 300 { 45 } else { 60 };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -99,8 +99,19 @@ pub struct ModelStats {
 struct ModelTotals {
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
-    services: AtomicU64,
-    service_us: AtomicU64,
+    /// Recent services: how many, and the time their slots were held; see [`RecentServices`].
+    recent: AtomicU64,
+    /// Requests that wait for a slot now.
+    waiting: AtomicU32,
+}
+
+/// The number and the total of recent service times in one word, so that they never disagree.
+#[derive(Clone, Copy)]
+struct RecentServices {
+    /// At most [`RECENT_SERVICES`].
+    count: u64,
+    /// Below 2^48: services are far shorter than three days.
+    total_us: u64,
 }
 
 /// An immutable snapshot of everything routing needs to know.
@@ -170,11 +181,34 @@ impl ModelStats {
             .fetch_add(completion, Ordering::Relaxed);
     }
 
-    /// Adds one completed service: the time its slot was held.
+    /// Adds one service that has ended: the time its slot was held.
     pub fn add_service(&self, held: Duration) {
         let held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
-        self.totals.service_us.fetch_add(held_us, Ordering::Relaxed);
-        self.totals.services.fetch_add(1, Ordering::Relaxed);
+        let mut seen = self.totals.recent.load(Ordering::Relaxed);
+        loop {
+            let next = RecentServices::unpack(seen).with(held_us).pack();
+            // Relaxed: the word guards nothing else.
+            match self.totals.recent.compare_exchange_weak(
+                seen,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// So many requests wait for a slot from now on. Only the queues call this.
+    pub(super) fn publish_waiting(&self, waiting: u32) {
+        self.totals.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Requests that wait for a slot.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.totals.waiting.load(Ordering::Relaxed)
     }
 
     /// Prompt tokens in all.
@@ -189,12 +223,37 @@ impl ModelStats {
         self.totals.completion_tokens.load(Ordering::Relaxed)
     }
 
-    /// Mean time a slot was held; `None` before the first service ended.
+    /// Mean time a slot was held, over the last [`RECENT_SERVICES`] services at most and half as many
+    /// at least; `None` before the first has ended.
     #[must_use]
     pub fn mean_service(&self) -> Option<Duration> {
-        let services = self.totals.services.load(Ordering::Relaxed);
-        let service_us = self.totals.service_us.load(Ordering::Relaxed);
-        service_us.checked_div(services).map(Duration::from_micros)
+        let recent = RecentServices::unpack(self.totals.recent.load(Ordering::Relaxed));
+        let mean_us = recent.total_us.checked_div(recent.count);
+        mean_us.map(Duration::from_micros)
+    }
+}
+
+impl RecentServices {
+    fn unpack(packed: u64) -> Self {
+        Self {
+            count: packed >> TOTAL_BITS,
+            total_us: packed & TOTAL_MAX,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        self.count << TOTAL_BITS | self.total_us
+    }
+
+    /// One more. Once there are many, the older half fades: the mean follows what services take now.
+    fn with(self, held_us: u64) -> Self {
+        let shift = u32::from(self.count >= RECENT_SERVICES);
+        Self {
+            count: (self.count >> shift) + 1,
+            total_us: (self.total_us >> shift)
+                .saturating_add(held_us)
+                .min(TOTAL_MAX),
+        }
     }
 }
 
@@ -263,6 +322,12 @@ impl NodeTable {
     /// All aliases by name, with the model each stands for.
     pub fn aliases(&self) -> impl Iterator<Item = (&str, &Arc<Model>)> {
         self.aliases.iter().map(|(name, model)| (&**name, model))
+    }
+
+    /// The model nodes know by `name`.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.get(name)
     }
 
     /// The model a client means by `name`, following aliases.
@@ -403,6 +468,11 @@ fn alias_targets(aliases: &[AliasSpec]) -> Result<BTreeMap<&str, &str>, TableErr
 fn same_places(before: &[SocketAddr], now: &[SocketAddr]) -> bool {
     before.len() == now.len() && now.iter().all(|address| before.contains(address))
 }
+
+/// Service times that make up a mean.
+pub const RECENT_SERVICES: u64 = 128;
+const TOTAL_BITS: u32 = 48;
+const TOTAL_MAX: u64 = (1 << TOTAL_BITS) - 1;
 
 #[cfg(test)]
 #[cfg(not(loom))]

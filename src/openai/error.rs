@@ -139,8 +139,38 @@ impl ApiError {
 
     /// 503: the router as a whole is overloaded.
     pub fn overloaded(retry_after_secs: u32) -> Self {
-        Self::unavailable("queue_full", "Service overloaded. Please retry later.")
+        Self::unavailable(QUEUE_FULL, "Service overloaded. Please retry later.")
             .retry_after(retry_after_secs)
+    }
+
+    /// 429: the queue of the model is full.
+    pub fn model_queue_full(retry_after_secs: u32) -> Self {
+        let secs = retry_after_secs.max(1);
+        let unit = if secs == 1 { "second" } else { "seconds" };
+        let message = format!("The queue is full. Please retry in {secs} {unit}.");
+        Self::of(
+            StatusCode::TOO_MANY_REQUESTS,
+            QUEUE_FULL,
+            QUEUE_FULL,
+            Cow::Owned(message),
+        )
+        .retry_after(secs)
+    }
+
+    /// 503: the client has said that it would leave before its turn comes.
+    pub fn wait_too_long(estimate_secs: u32, patience: Duration) -> Self {
+        let message = format!(
+            "The estimated wait of {} is longer than the client's limit of {}. Please retry later.",
+            Seconds(Duration::from_secs(u64::from(estimate_secs))),
+            Seconds(patience)
+        );
+        Self::of(
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVICE_UNAVAILABLE,
+            "wait_too_long",
+            Cow::Owned(message),
+        )
+        .retry_after(estimate_secs)
     }
 
     /// 503: the model is known, but none of its nodes is online.
@@ -155,12 +185,41 @@ impl ApiError {
 
     /// 504: the node did not answer within the request's time.
     pub fn timeout(limit: Duration) -> Self {
+        Self::gateway_timeout("timeout", limit)
+    }
+
+    /// 504: the request waited for its turn longer than the router allows.
+    pub fn wait_timeout(limit: Duration) -> Self {
+        Self::gateway_timeout("wait_timeout", limit)
+    }
+
+    /// 504: the request waited for its turn longer than the model's queue allows.
+    pub fn queue_timeout(limit: Duration) -> Self {
         Self::of(
             StatusCode::GATEWAY_TIMEOUT,
-            "gateway_timeout",
-            "timeout",
-            Cow::Owned(format!("Request timeout after {}", Seconds(limit))),
+            "queue_timeout",
+            "queue_timeout",
+            Cow::Owned(format!(
+                "Queue wait timeout after {}. Please retry.",
+                Seconds(limit)
+            )),
         )
+    }
+
+    /// A node's own error, for a client whose stream has begun: the status, and what of the body is
+    /// meant for people, at most [`SHOWN_CHARS_MAX`] characters of it.
+    pub fn of_node(status: StatusCode, body: &[u8]) -> Self {
+        let mut message = format!("The node answered with status {}", status.as_u16());
+        if let Some(words) = node_words(body) {
+            message.push_str(": ");
+            push_shown(&mut message, &words);
+        }
+        let kind = if status.is_client_error() {
+            INVALID_REQUEST
+        } else {
+            BAD_GATEWAY
+        };
+        Self::of(status, kind, "node_error", Cow::Owned(message))
     }
 
     /// Appends the body: `{"error":{"message":…,"type":…,"code":…}}`.
@@ -174,10 +233,27 @@ impl ApiError {
         out.extend_from_slice(br#""}}"#);
     }
 
+    /// Appends the same as a server-sent event, for a stream that has begun: SDKs raise it as they
+    /// raise an error response.
+    pub fn write_event(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"data: ");
+        self.write_body(out);
+        out.extend_from_slice(b"\n\n");
+    }
+
+    fn gateway_timeout(code: &'static str, limit: Duration) -> Self {
+        Self::of(
+            StatusCode::GATEWAY_TIMEOUT,
+            "gateway_timeout",
+            code,
+            Cow::Owned(format!("Request timeout after {}", Seconds(limit))),
+        )
+    }
+
     const fn unavailable(code: &'static str, message: &'static str) -> Self {
         Self::fixed(
             StatusCode::SERVICE_UNAVAILABLE,
-            "service_unavailable",
+            SERVICE_UNAVAILABLE,
             code,
             message,
         )
@@ -233,6 +309,29 @@ impl From<RouteError> for ApiError {
     }
 }
 
+/// What a node's error says to people, in any of the forms inference servers use.
+fn node_words(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        error: Option<Error>,
+        message: Option<String>,
+        detail: Option<String>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Error {
+        Words(String),
+        Object { message: String },
+    }
+    // simd-json writes into what it reads.
+    let body: Body = simd_json::serde::from_slice(&mut body.to_vec()).ok()?;
+    let of_error = body.error.map(|error| match error {
+        Error::Words(words) => words,
+        Error::Object { message } => message,
+    });
+    of_error.or(body.message).or(body.detail)
+}
+
 /// A duration in words: `60 seconds`, `1 second`, `0.5 seconds`.
 struct Seconds(Duration);
 
@@ -269,6 +368,8 @@ fn push_shown(out: &mut String, name: &str) {
 const SHOWN_CHARS_MAX: usize = 256;
 const INVALID_REQUEST: &str = "invalid_request_error";
 const BAD_GATEWAY: &str = "bad_gateway";
+const SERVICE_UNAVAILABLE: &str = "service_unavailable";
+const QUEUE_FULL: &str = "queue_full";
 
 #[cfg(test)]
 #[path = "error_tests.rs"]

@@ -401,6 +401,11 @@ impl HeadReading {
 }
 
 impl AnswerHead {
+    /// Whether it is the stream of events that was asked for.
+    pub(super) fn is_stream(&self) -> bool {
+        self.status == StatusCode::OK && self.is_event_stream
+    }
+
     fn of(head: &ResponseHead<'_>) -> Self {
         let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
         let mut writer = HeadWriter::new(&mut lines);

@@ -2,22 +2,20 @@
 //! leave before the step that would have cost something.
 //!
 //! ```text
-//! read head ─ route ─ authenticate ─ read body ─ peek ─ admit ─ choose node + take slot
+//! read head ─ route ─ authenticate ─ read body ─ peek ─ admit: permit + node + slot, or wait for them
 //!           ─ attempt (connect, send, response head; again elsewhere if nothing was sent)
 //!           ─ relay body ─ give back slot and connection ─ record ─ next request
 //! ```
 
-use std::rc::Rc;
-
 use smallvec::SmallVec;
 
-use crate::nodes::{ResolvedModel, Selection, Slot};
 use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek};
 use crate::telemetry::{Phase, RejectionReason};
 
 use super::attempt::{self, Plan};
 use super::body::{self, Body};
 use super::downstream::{Downstream, Gone};
+use super::queue::{self, Admitted, Wish};
 use super::request::{Request, Routed};
 use super::trace::Trace;
 use super::{Worker, local, relay, respond};
@@ -31,6 +29,18 @@ pub(super) enum After {
     Close,
     /// Close it in stages, so that bytes still under way do not destroy the answer.
     Linger,
+}
+
+impl After {
+    /// After an answer that said whether the connection goes on. A client that was told that it does
+    /// not may still be sending.
+    pub(super) fn once_answered(keep_alive: bool) -> Self {
+        if keep_alive {
+            Self::KeepAlive
+        } else {
+            Self::Linger
+        }
+    }
 }
 
 /// Why an exchange ends before a response of a node could be relayed.
@@ -104,8 +114,15 @@ async fn answer(
     trace.model_named(&wanted.model);
 
     trace.pass_into(Phase::Admit);
-    let permit = worker.admission.try_enter().ok_or_else(overloaded)?;
-    let (slot, model) = choose_node(worker, &wanted)?;
+    let wish = Wish {
+        model: wanted.model_name(),
+        is_stream: wanted.is_stream,
+    };
+    let Admitted {
+        permit,
+        slot,
+        model,
+    } = queue::admit(worker, client, request, wish, trace).await?;
     trace.admitted(&model);
     if model.is_alias() {
         rename_model(request, &mut body, wanted, model.name());
@@ -143,6 +160,8 @@ struct Wanted {
     model: SmallVec<[u8; 64]>,
     /// Where the name stands in the body.
     place: std::ops::Range<usize>,
+    /// Whether it asks for a stream of events.
+    is_stream: bool,
 }
 
 impl Wanted {
@@ -171,6 +190,7 @@ fn read_meaning(request: &Request, body: &mut Body) -> Result<Wanted, Stop> {
     Ok(Wanted {
         model,
         place: seen.model_range,
+        is_stream: seen.stream,
     })
 }
 
@@ -187,20 +207,3 @@ fn rename_model(request: &Request, body: &mut Body, wanted: Wanted, name: &str) 
         );
     }
 }
-
-fn choose_node(worker: &Worker, wanted: &Wanted) -> Result<(Slot, Rc<ResolvedModel>), Stop> {
-    match worker.select(wanted.model_name()) {
-        Selection::Slot(slot, model) => Ok((slot, model)),
-        Selection::NoSlot(_) => Err(overloaded()),
-        Selection::NoOnlineNode(_) => Err(ApiError::no_nodes().into()),
-        Selection::UnknownModel => Err(ApiError::model_not_found(wanted.model_name()).into()),
-    }
-}
-
-/// There is no queue yet: what cannot be served now is refused.
-fn overloaded() -> Stop {
-    ApiError::overloaded(RETRY_AFTER_SECS).into()
-}
-
-/// Without a queue there is no estimate; the shortest honest advice.
-const RETRY_AFTER_SECS: u32 = 1;

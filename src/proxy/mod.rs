@@ -15,9 +15,11 @@ mod attempt;
 mod body;
 mod connection;
 mod downstream;
+mod early;
 mod exchange;
 mod local;
 mod passage;
+mod queue;
 mod relay;
 mod request;
 mod request_id;
@@ -26,4 +28,4 @@ mod trace;
 mod worker;
 
 pub use connection::serve;
-pub use worker::{DrainPhase, Shared, Worker};
+pub use worker::{DrainPhase, Notice, Shared, Worker, wake_by};

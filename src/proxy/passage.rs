@@ -50,7 +50,8 @@ pub(super) enum Outgoing {
     Fixed(u64),
     /// The node's chunks as they are.
     Chunks,
-    /// Each received buffer becomes a chunk: the node's body ends with its connection.
+    /// Each received buffer becomes a chunk, because the node's body is not in chunks and its length is
+    /// not known, or may not be told any more.
     Framed,
     /// Payload until we close: for HTTP/1.0.
     UntilClose,
@@ -101,6 +102,19 @@ impl Passage {
             incoming,
             outgoing,
             seen: Seen::default(),
+        }
+    }
+
+    /// For a response whose head has said already that chunks follow.
+    pub(super) fn into_chunks(body: ResponseBody) -> Self {
+        let passage = Self::new(body, false);
+        let outgoing = match passage.outgoing {
+            Outgoing::Chunks => Outgoing::Chunks,
+            _ => Outgoing::Framed,
+        };
+        Self {
+            outgoing,
+            ..passage
         }
     }
 

@@ -9,9 +9,9 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::admission::Permit;
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
-use crate::nodes::{FailureReason, Slot};
+use crate::nodes::{FailureReason, Permit, Slot};
+use crate::openai::ApiError;
 use crate::runtime::{self, Buf, HEADROOM, Reader, TURNS};
 use crate::upstream::Upstream;
 
@@ -21,7 +21,7 @@ use super::downstream::{Downstream, Gone};
 use super::exchange::{After, Stop};
 use super::passage::{Outgoing, Passage, Progress, Ranges};
 use super::request::Request;
-use super::respond::{self, Scope};
+use super::respond::{self, OwnFields, Scope};
 use super::trace::Trace;
 
 /// Sends the response head and body to the client as the node sends them.
@@ -39,9 +39,16 @@ pub(super) async fn relay(
 ) -> Result<After, Stop> {
     let (mut node, head, mut received) = NodeSide::of(answer, permit);
     trace.responding(head.status, head.is_event_stream);
-    let mut passage = Passage::new(head.body, request.is_http10());
-    let keep_alive = request.keep_alive && !worker.is_draining();
-    let mut lines = Some(client_head(worker, request, head, &passage, keep_alive));
+    let (mut passage, mut lines, after) = match request.early {
+        Some(early) if head.is_stream() => (Passage::into_chunks(head.body), None, early.after()),
+        Some(_) => return Err(node.explain(worker, client, &head, received, trace).await?),
+        None => {
+            let passage = Passage::new(head.body, request.is_http10());
+            let keep_alive = request.keep_alive && !worker.is_draining();
+            let lines = client_head(worker, request, head, &passage, keep_alive);
+            (passage, Some(lines), After::once_answered(keep_alive))
+        }
+    };
     for turn in 1_u64.. {
         if turn.is_multiple_of(TURNS) {
             runtime::give_way().await;
@@ -70,7 +77,10 @@ pub(super) async fn relay(
         trace.body_sent_on();
         match digest.progress {
             Progress::More => {}
-            Progress::Finished { .. } => break,
+            Progress::Finished { .. } => {
+                send_end(worker, client, &passage).await?;
+                break;
+            }
             Progress::Broken => {
                 return Err(node.cut(worker, client, &passage, FailureReason::BadResponse, trace));
             }
@@ -81,11 +91,7 @@ pub(super) async fn relay(
         }
     }
     trace.relayed();
-    Ok(if keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    })
+    Ok(after)
 }
 
 /// Waits for the next bytes of the body; `None` when the end of the node's connection ended it.
@@ -127,13 +133,8 @@ fn client_head(
         }
         Outgoing::Empty | Outgoing::UntilClose => {}
     }
-    respond::write_own_fields(
-        worker,
-        &mut writer,
-        &request.id,
-        Scope::Inference,
-        keep_alive,
-    );
+    let own = OwnFields::of(request, Scope::Inference, keep_alive);
+    respond::write_own_fields(worker, &mut writer, &own);
     writer.end();
     lines
 }
@@ -142,8 +143,9 @@ fn client_head(
 /// so that a client which has the whole answer never finds its own place still taken.
 struct Held {
     upstream: Upstream,
+    // Before the slot: whoever is given that needs a permit too.
+    permit: Permit,
     slot: Slot,
-    _permit: Permit,
 }
 
 /// The node's side of a relay, until its part is done.
@@ -185,8 +187,8 @@ impl NodeSide {
         let node = Self {
             open: Some(Held {
                 upstream,
+                permit,
                 slot,
-                _permit: permit,
             }),
             is_reusable,
             is_event_stream: head.is_event_stream,
@@ -225,13 +227,14 @@ impl NodeSide {
     fn finish(&mut self, worker: &Worker, has_excess: bool) {
         if let Some(Held {
             upstream,
+            permit,
             slot,
-            _permit,
         }) = self.open.take()
         {
             let node = slot.node().id;
             // Only now: a node that keeps dying in the middle of its answers is not well.
             slot.node().live.record_success();
+            drop(permit);
             drop(slot);
             if self.is_reusable && !has_excess {
                 worker.pool.check_in(node, upstream);
@@ -262,6 +265,40 @@ impl NodeSide {
         })
     }
 
+    /// Turns a response that is no stream into an error: a stream has begun already.
+    async fn explain(
+        &mut self,
+        worker: &Worker,
+        client: &mut Downstream,
+        head: &AnswerHead,
+        mut received: Buf,
+        trace: &mut Trace<'_>,
+    ) -> Result<Stop, Stop> {
+        let mut passage = Passage::new(head.body, false);
+        let mut body = Vec::new();
+        loop {
+            let digest = passage.digest(received.filled());
+            for range in digest.ranges {
+                body.extend_from_slice(received.filled().get(range).unwrap_or_default());
+            }
+            trace.body_from_node(passage.body_bytes());
+            match digest.progress {
+                Progress::More if body.len() < EXPLANATION_BYTES_MAX => self.arm(),
+                Progress::Finished { has_excess } => {
+                    self.finish(worker, has_excess);
+                    break;
+                }
+                Progress::More | Progress::Broken => break,
+            }
+            match self.receive(worker, client).await? {
+                Ok(next) => received = next,
+                Err(_) => break,
+            }
+        }
+        // The error is the node's own, and counted there if it is one.
+        Ok(Stop::Answer(ApiError::of_node(head.status, &body), None))
+    }
+
     /// Breaks the response off where it is, visibly.
     fn cut(
         &self,
@@ -282,6 +319,9 @@ impl NodeSide {
         Stop::Cut
     }
 }
+
+/// Bytes of a node's answer in which an error is looked for.
+const EXPLANATION_BYTES_MAX: usize = 64 * 1024;
 
 /// What goes out in one step.
 struct Parcel {

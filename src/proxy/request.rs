@@ -1,7 +1,8 @@
 //! Receiving a request head, and everything of it that outlives the buffer it came in.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::admission::TurnKey;
 use crate::auth::key::AuthError;
 use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
 use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
@@ -9,6 +10,7 @@ use crate::runtime::{Buf, clock};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
+use super::exchange::After;
 use super::request_id::RequestId;
 
 /// A request whose head has been read and understood. What it is refused for is kept as data, so that
@@ -23,7 +25,14 @@ pub(super) struct Request {
     pub(super) expect_continue: bool,
     pub(super) body: BodyLength,
     pub(super) route: Result<Routed, RouteError>,
-    pub(super) authenticated: Result<(), AuthError>,
+    /// Whose turn it counts as, or why it is not let in.
+    pub(super) authenticated: Result<TurnKey, AuthError>,
+    /// How long its client waits for an answer, if it says so.
+    pub(super) patience: Option<Duration>,
+    /// What it was told of its wait, if it had to wait.
+    pub(super) wait: Option<WaitNotice>,
+    /// The head of a stream that went out before a node was found, if it did.
+    pub(super) early: Option<EarlyHead>,
     /// The body is encoded in a way we cannot look into.
     pub(super) has_content_coding: bool,
     /// The media type, kept only where the body is read with it.
@@ -36,6 +45,29 @@ pub(super) struct Request {
     /// What was received: first the head, then what follows it.
     received: Buf,
     head_bytes: usize,
+}
+
+/// What a client is told about its wait (spec section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WaitNotice {
+    /// 1-based, when it began to wait.
+    pub(super) place: usize,
+    /// As estimated at that moment.
+    pub(super) estimate_secs: u32,
+}
+
+/// A response head that went out before the response was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EarlyHead {
+    /// Whether it said that the connection goes on.
+    pub(super) keep_alive: bool,
+}
+
+impl EarlyHead {
+    /// What becomes of the connection once the stream has ended.
+    pub(super) fn after(self) -> After {
+        After::once_answered(self.keep_alive)
+    }
 }
 
 /// Where a request goes.
@@ -170,6 +202,9 @@ fn digest(
         body: head.body,
         route: routed,
         authenticated: worker.authenticate(head.authorization, head.x_api_key),
+        patience: head.patience.and_then(seconds),
+        wait: None,
+        early: None,
         has_content_coding: head
             .content_encoding
             .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")),
@@ -184,6 +219,13 @@ fn digest(
         head: request,
         bytes,
     })
+}
+
+/// A positive number of seconds, whole or fractional; anything else says nothing.
+fn seconds(value: &[u8]) -> Option<Duration> {
+    let secs: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    let duration = Duration::try_from_secs_f64(secs).ok()?;
+    (!duration.is_zero()).then_some(duration)
 }
 
 /// The target and the fields that go on to a node, re-serialised one by one.

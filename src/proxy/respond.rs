@@ -10,8 +10,9 @@ use crate::telemetry::RejectionReason;
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
+use super::early;
 use super::exchange::{After, Stop};
-use super::request::Request;
+use super::request::{Request, WaitNotice};
 use super::request_id::RequestId;
 use super::trace::Trace;
 
@@ -32,13 +33,16 @@ impl From<http1::Reject> for ApiError {
 /// Answers bytes that are not a request. What follows them cannot be trusted to be one either, so the
 /// connection ends.
 pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &ApiError) -> After {
-    worker.metrics.rejected(RejectionReason::BadRequest);
+    worker.count_rejection(RejectionReason::BadRequest);
     let id = worker.new_request_id();
     let mut trace = Trace::of_rejected(worker, &id);
     let envelope = Envelope {
-        id: &id,
-        scope: Scope::Local,
-        keep_alive: false,
+        own: OwnFields {
+            id: &id,
+            wait: None,
+            scope: Scope::Local,
+            keep_alive: false,
+        },
         has_body: true,
     };
     deliver(
@@ -51,7 +55,8 @@ pub(super) async fn reject(worker: &Worker, client: &mut Downstream, error: &Api
     .await
 }
 
-/// Answers a request with an error. The connection goes on if the whole request has been received.
+/// Answers a request with an error. The connection goes on if the whole request has been received. A
+/// stream that has begun ends with the error as an event.
 pub(super) async fn refuse(
     worker: &Worker,
     client: &mut Downstream,
@@ -61,16 +66,23 @@ pub(super) async fn refuse(
     trace: &mut Trace<'_>,
 ) -> After {
     if let Some(reason) = reason {
-        worker.metrics.rejected(reason);
+        worker.count_rejection(reason);
+    }
+    if let Some(head) = request.early {
+        trace.answered(error.status, 0);
+        let after = early::fail(worker, client, head, error).await;
+        return after.unwrap_or_else(|Gone| {
+            trace.client_left(client.deadline.expired());
+            After::Close
+        });
     }
     let scope = match &request.route {
         Ok(routed) if routed.endpoint.is_inference() => Scope::Inference,
         _ => Scope::Local,
     };
+    let keep_alive = go_on_after(worker, client, request);
     let envelope = Envelope {
-        keep_alive: go_on_after(worker, client, request),
-        id: &request.id,
-        scope,
+        own: OwnFields::of(request, scope, keep_alive),
         has_body: request.method != http1::Method::Head,
     };
     deliver(
@@ -100,7 +112,8 @@ pub(super) async fn content(
         .status_line(status)
         .field("Content-Type", content_type.as_bytes());
     writer.content_length(body.len() as u64);
-    write_own_fields(worker, &mut writer, &request.id, Scope::Local, keep_alive);
+    let own = OwnFields::of(request, Scope::Local, keep_alive);
+    write_own_fields(worker, &mut writer, &own);
     writer.end();
     let body = if request.method == http1::Method::Head {
         &[]
@@ -128,20 +141,40 @@ pub(super) enum Scope {
     Local,
 }
 
-/// Writes the fields that every response carries.
-pub(super) fn write_own_fields(
-    worker: &Worker,
-    writer: &mut HeadWriter<'_>,
-    id: &RequestId,
+/// What the fields say that every response carries.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnFields<'r> {
+    id: &'r RequestId,
+    wait: Option<WaitNotice>,
     scope: Scope,
     keep_alive: bool,
-) {
-    writer.field("X-Request-Id", id.as_bytes());
-    if scope == Scope::Inference {
-        let state = worker.admission.shared().backpressure();
+}
+
+impl<'r> OwnFields<'r> {
+    pub(super) fn of(request: &'r Request, scope: Scope, keep_alive: bool) -> Self {
+        Self {
+            id: &request.id,
+            wait: request.wait,
+            scope,
+            keep_alive,
+        }
+    }
+}
+
+/// Writes the fields that every response carries.
+pub(super) fn write_own_fields(worker: &Worker, writer: &mut HeadWriter<'_>, own: &OwnFields<'_>) {
+    writer.field("X-Request-Id", own.id.as_bytes());
+    if own.scope == Scope::Inference {
+        let state = worker.admission.backpressure();
         writer.field("X-Backpressure", state.as_str().as_bytes());
     }
-    if !keep_alive {
+    if let Some(wait) = own.wait {
+        let mut digits = itoa::Buffer::new();
+        writer.field("X-Queue-Position", digits.format(wait.place).as_bytes());
+        let secs = digits.format(wait.estimate_secs);
+        writer.field("X-Estimated-Wait", secs.as_bytes());
+    }
+    if !own.keep_alive {
         writer.field("Connection", b"close");
     }
 }
@@ -186,9 +219,7 @@ fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) 
 
 /// What an error response needs to know of its request.
 struct Envelope<'r> {
-    id: &'r RequestId,
-    scope: Scope,
-    keep_alive: bool,
+    own: OwnFields<'r>,
     /// False for HEAD: the length is told, the body is not sent.
     has_body: bool,
 }
@@ -214,12 +245,7 @@ impl Response {
 }
 
 fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) -> Response {
-    let Envelope {
-        id,
-        scope,
-        keep_alive,
-        has_body,
-    } = *envelope;
+    let Envelope { own, has_body } = envelope;
     let mut body = Vec::with_capacity(HEAD_BYTES_USUAL);
     error.write_body(&mut body);
     let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
@@ -238,9 +264,9 @@ fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) ->
     if let Some(allow) = error.allow {
         writer.field("Allow", allow.as_bytes());
     }
-    write_own_fields(worker, &mut writer, id, scope, keep_alive);
+    write_own_fields(worker, &mut writer, own);
     writer.end();
-    Response::of(&head, if has_body { &body } else { &[] }, keep_alive)
+    Response::of(&head, if *has_body { &body } else { &[] }, own.keep_alive)
 }
 
 async fn deliver(
@@ -255,14 +281,18 @@ async fn deliver(
         trace.client_left(client.deadline.expired());
         return After::Close;
     }
-    if response.keep_alive {
-        After::KeepAlive
-    } else {
-        After::Linger
-    }
+    After::once_answered(response.keep_alive)
 }
 
-async fn write(worker: &Worker, client: &mut Downstream, response: Buf) -> Result<(), Gone> {
+/// Sends bytes made here; the client must take some of them within the stall limit.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn write(
+    worker: &Worker,
+    client: &mut Downstream,
+    response: Buf,
+) -> Result<(), Gone> {
     client
         .deadline
         .set(worker.shared.config.http.write_stall_timeout);
@@ -275,7 +305,11 @@ async fn write(worker: &Worker, client: &mut Downstream, response: Buf) -> Resul
 pub(super) fn rejection_reason(error: &ApiError) -> Option<RejectionReason> {
     Some(match (error.status, error.code) {
         (StatusCode::UNAUTHORIZED, _) => RejectionReason::InvalidKey,
+        (StatusCode::TOO_MANY_REQUESTS, "queue_full") => RejectionReason::ModelQueueFull,
         (_, "queue_full") => RejectionReason::Overloaded,
+        (_, "wait_too_long") => RejectionReason::WaitTooLong,
+        (_, "wait_timeout") => RejectionReason::WaitTimeout,
+        (_, "queue_timeout") => RejectionReason::QueueTimeout,
         (_, "no_nodes") => RejectionReason::NoNodes,
         (_, "draining") => RejectionReason::Draining,
         (_, "model_not_found") => RejectionReason::UnknownModel,

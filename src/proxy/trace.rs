@@ -11,8 +11,8 @@ use crate::nodes::{Node, ResolvedModel};
 use crate::openai::{Endpoint, Usage};
 use crate::runtime::clock;
 use crate::telemetry::{
-    AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, Latency,
-    Occurrence, Phase, RetryReason,
+    AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, HourEvent,
+    Latency, Occurrence, Phase, RetryReason,
 };
 
 use super::Worker;
@@ -203,26 +203,38 @@ impl<'w> Trace<'w> {
         };
     }
 
-    /// Of every request that reached a model, also of those that no node answered.
+    /// Of every request that waited, whatever became of it.
+    fn record_wait(&self) {
+        let wait = self.spent(&[Phase::Queue]);
+        if !wait.is_zero() {
+            self.worker.metrics.latency(Latency::QueueWait, wait);
+            self.worker.count_in_hour(HourEvent::Waited(wait));
+        }
+    }
+
+    /// Of every request that got a slot, also of those that no node answered.
     fn record_latencies(&self, model: &ResolvedModel, now: Instant) {
-        let spent = |phases: &[Phase]| -> Duration {
-            phases
-                .iter()
-                .map(|phase| self.phases[*phase as usize])
-                .sum()
-        };
         let metrics = &self.worker.metrics;
         let total = now - self.began;
-        let node = spent(&NODE_PHASES);
+        let node = self.spent(&NODE_PHASES);
         metrics.latency(Latency::Request, total);
         metrics.latency(
             Latency::Overhead,
-            total.saturating_sub(node + spent(&[Phase::Read])),
+            total.saturating_sub(node + self.spent(&[Phase::Read, Phase::Queue])),
         );
         if let Some(first_byte) = self.first_byte {
             metrics.latency(Latency::FirstByte, first_byte - self.began);
-            model.stats().add_service(node);
         }
+        // The slot was held so long, whatever for: that is what those who wait have to expect.
+        model.stats().add_service(node);
+        self.worker.count_in_hour(HourEvent::Served(node));
+    }
+
+    fn spent(&self, phases: &[Phase]) -> Duration {
+        phases
+            .iter()
+            .map(|phase| self.phases[*phase as usize])
+            .sum()
     }
 
     fn record(&self, log: &crate::telemetry::AccessLog, details: Details) {
@@ -264,6 +276,7 @@ impl Drop for Trace<'_> {
         ] {
             metrics.body_bytes(direction, bytes);
         }
+        self.record_wait();
         if let Some(model) = &self.model {
             self.record_latencies(model, now);
         }

@@ -1,26 +1,44 @@
 //! What an exchange works with: the process-wide snapshot and counters, and one worker's own part.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use crossbeam_channel::Sender;
 
-use crate::admission::{Admission, BufferBudget, LocalAdmission, LocalBudget};
+use crate::admission::{BufferBudget, LocalBudget, SeatAddress, TurnKey};
 use crate::auth::Scope;
 use crate::auth::key::{self, AuthError, KeySet};
 use crate::config::Config;
 use crate::nodes::{
-    CandidateLimits, Candidates, FailureReason, Node, NodeDirectory, NodeId, NodeTable, Selection,
+    Admission, CandidateLimits, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory,
+    NodeId, NodeTable, ResolvedModel, Served, Slot,
 };
+use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
-    AccessLog, BuildLabels, Occurrence, ProcessSample, Recorder, Scrape, WorkerMetrics,
+    AccessLog, BuildLabels, HourEvent, Occurrence, ProcessSample, Recorder, RejectionReason,
+    Scrape, WorkerMetrics,
 };
 use crate::upstream::{Pool, PoolLimits};
 
 use super::request_id::{RequestId, RequestIds};
+
+/// A message to one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The turn of the request on this seat has come.
+    Turn {
+        /// See [`SeatAddress`].
+        seat: usize,
+    },
+    /// The node table or the state of a node has changed: waiting requests are to follow.
+    NodesChanged,
+    /// Stop listening, and close the connections that only wait for work.
+    CloseListener,
+}
 
 /// What all workers share. Immutable, or replaced whole, or atomic.
 pub struct Shared {
@@ -30,8 +48,10 @@ pub struct Shared {
     pub directory: Arc<NodeDirectory>,
     /// The API keys that are valid now.
     pub keys: Arc<ArcSwap<KeySet>>,
-    /// Router-wide counters.
+    /// Router-wide counters, and the queues.
     pub admission: Arc<Admission>,
+    /// Where each worker receives notices.
+    pub mailboxes: Vec<Mailbox<Notice>>,
     /// Bytes of large request bodies held by the process.
     pub budget: Arc<BufferBudget>,
     /// The metric blocks of all workers.
@@ -50,6 +70,26 @@ pub struct Shared {
     pub unix_secs: AtomicU64,
     /// Start of the process, seconds since the Unix epoch.
     pub started_unix_secs: u64,
+}
+
+impl Shared {
+    /// Has the waiting requests follow a change of the nodes; `false` if it must be tried again.
+    pub fn nodes_changed(&self) -> bool {
+        // Any worker will do; the thread that publishes must not hold the queues' lock, because it may
+        // be put aside by the scheduler for longer than a worker.
+        let first = self.mailboxes.first();
+        first.is_none_or(|mailbox| mailbox.send(Notice::NodesChanged).is_ok())
+    }
+}
+
+/// Carries word to a seat of another worker. A full mailbox delays it until that worker's next
+/// [`Worker::tidy`].
+pub fn wake_by(mailboxes: Vec<Mailbox<Notice>>) -> impl Fn(SeatAddress) + Send + Sync {
+    move |SeatAddress { worker, seat }| {
+        if let Some(mailbox) = mailboxes.get(worker) {
+            let _ = mailbox.send(Notice::Turn { seat });
+        }
+    }
 }
 
 /// Whether the process is on its way out.
@@ -104,11 +144,13 @@ impl Worker {
             max_capacity: config.node_cache.max_capacity,
             ttl: config.node_cache.ttl,
         };
-        let candidates = Candidates::new(Arc::clone(&shared.directory), limits, index);
+        let admission = LocalAdmission::new(Arc::clone(&shared.admission), index);
+        let directory = Arc::clone(&shared.directory);
+        let candidates = Candidates::new(directory, limits, index, admission.clone());
         Some(Self {
             metrics,
             pool,
-            admission: LocalAdmission::new(Arc::clone(&shared.admission)),
+            admission,
             budget: LocalBudget::new(Arc::clone(&shared.budget)),
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
@@ -128,6 +170,20 @@ impl Worker {
     pub fn tidy(&self) {
         self.publish_counts();
         self.pool.sweep(self.candidates.borrow_mut().table());
+        self.admission.wake_all();
+    }
+
+    /// Follows a notice about waiting requests.
+    pub fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Turn { seat } => self.admission.wake(seat),
+            Notice::NodesChanged => {
+                let table = self.node_table();
+                self.admission
+                    .refresh(table.generation(), |name| table.model(name).map(Arc::clone));
+            }
+            Notice::CloseListener => {}
+        }
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.
@@ -149,29 +205,47 @@ impl Worker {
         &self,
         authorization: Option<&[u8]>,
         x_api_key: Option<&[u8]>,
-    ) -> Result<(), AuthError> {
+    ) -> Result<TurnKey, AuthError> {
         if !self.shared.config.auth.required {
-            return Ok(());
+            return Ok(ANYBODY);
         }
         let mut keys = self.keys.borrow_mut();
         let now_unix = self.shared.unix_secs.load(Ordering::Relaxed);
         let identity = key::authenticate(keys.load(), authorization, x_api_key, now_unix)?;
         // A key made for something else is as good as none here, and is not told apart.
         if identity.scopes.contains(Scope::Inference) {
-            Ok(())
+            Ok(identity.id.get())
         } else {
             Err(AuthError::Unknown)
         }
     }
 
-    pub(super) fn select(&self, model: &str) -> Selection {
-        self.candidates
-            .borrow_mut()
-            .select(model, &[], clock::coarse())
+    /// What a client means by `model`.
+    pub(super) fn resolve(&self, model: &str) -> Option<Rc<ResolvedModel>> {
+        self.candidates.borrow_mut().resolve(model, clock::coarse())
+    }
+
+    /// Takes over a slot that was handed over.
+    pub(super) fn adopt(&self, served: Served) -> Option<Slot> {
+        self.candidates.borrow_mut().adopt(served)
     }
 
     pub(super) fn node_table(&self) -> Arc<NodeTable> {
         Arc::clone(self.candidates.borrow_mut().table())
+    }
+
+    /// Counts a refusal.
+    pub(super) fn count_rejection(&self, reason: RejectionReason) {
+        self.metrics.rejected(reason);
+        if let Some(event) = reason.hour_event() {
+            self.count_in_hour(event);
+        }
+    }
+
+    /// Counts what the figures of the last hour are made of.
+    pub(super) fn count_in_hour(&self, event: HourEvent) {
+        let minute = self.shared.unix_secs.load(Ordering::Relaxed) / 60;
+        self.metrics.in_hour(minute, event);
     }
 
     /// Counts a failure that is the node's own, and tells the control thread when there are too many.
@@ -204,4 +278,6 @@ impl Worker {
     }
 }
 
+/// Whose turn a request counts as where no key is needed. Keys are numbered from 1.
+const ANYBODY: TurnKey = 0;
 const METRICS_BYTES_USUAL: usize = 32 * 1024;

@@ -20,16 +20,16 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_channel::Receiver;
 
-use crate::admission::{Admission, AdmissionLimits, BufferBudget};
+use crate::admission::{AdmissionLimits, BufferBudget};
 use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, LogLevel};
-use crate::nodes::NodeId;
-use crate::proxy::{DrainPhase, Shared};
+use crate::nodes::{Admission, NodeId};
+use crate::proxy::{self, DrainPhase, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
 use signals::{Request, Signals};
-use worker::{Connections, Order, WorkerStart};
+use worker::{Connections, WorkerStart};
 
 /// Blocks the signals a server waits for, in this thread and every thread it starts from now on. Only
 /// needed when other threads are started before [`Server::start`], which does it too.
@@ -67,7 +67,6 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
-    orders: Vec<mailbox::Sender<Order>>,
     /// Accept tasks that run, of all workers.
     accepting: Arc<AtomicUsize>,
     signals: Signals,
@@ -109,10 +108,14 @@ impl Server {
             .unzip();
         let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
         let now = clock::unix_secs();
+        let (mailboxes, inboxes) =
+            mailboxes(&config, worker_count).map_err(system("create a worker's mailbox"))?;
+        let wake = proxy::wake_by(mailboxes.clone());
         let shared = Arc::new(Shared {
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
-            admission: Arc::new(Admission::new(admission_limits(&config))),
+            admission: Arc::new(Admission::new(admission_limits(&config), wake)),
+            mailboxes,
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
@@ -126,7 +129,8 @@ impl Server {
         });
         start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
         let accepting = Arc::default();
-        let orders = start_workers(&shared, listeners, connection_count_max, &accepting)?;
+        let seats = inboxes.into_iter().zip(listeners).collect();
+        start_workers(&shared, seats, connection_count_max, &accepting)?;
         log::info(format_args!(
             "listening on {address} with {worker_count} workers, at most {connection_count_max} \
              connections"
@@ -134,7 +138,6 @@ impl Server {
         Ok(Self {
             address,
             shared,
-            orders,
             accepting,
             signals,
             access_log: access_log_writer,
@@ -186,12 +189,11 @@ impl Server {
         {
             return self.abort();
         }
-        for orders in &self.orders {
-            // A worker's mailbox has room for every order there is.
-            let _ = orders.send(Order::CloseListener);
-        }
+        let mut unsent: Vec<_> = self.shared.mailboxes.iter().collect();
         let until = Instant::now() + server.drain_grace;
         loop {
+            // A mailbox may be full for a moment of a storm.
+            unsent.retain(|mailbox| mailbox.send(Notice::CloseListener).is_err());
             // Connections are counted until their last byte is out, exchanges only while they run.
             // What an accept task has taken is counted before the task ends.
             if self.accepting.load(Ordering::Acquire) == 0
@@ -226,19 +228,27 @@ impl Server {
     }
 }
 
+type Mailboxes = Vec<mailbox::Sender<Notice>>;
+type Inboxes = Vec<mailbox::Receiver<Notice>>;
+
+/// A mailbox for each worker. There is room for a word to every request that may wait, twice over, and
+/// for the few other notices.
+fn mailboxes(config: &Config, count: usize) -> io::Result<(Mailboxes, Inboxes)> {
+    let room = 2 * config.load_manager.max_waiting as usize + OTHER_NOTICES_MAX;
+    (0..count).map(|_| mailbox::new(room)).collect()
+}
+
 fn start_workers(
     shared: &Arc<Shared>,
-    listeners: Vec<TcpListener>,
+    seats: Vec<(mailbox::Receiver<Notice>, TcpListener)>,
     connection_count_max: u32,
     accepting: &Arc<AtomicUsize>,
-) -> Result<Vec<mailbox::Sender<Order>>, StartError> {
+) -> Result<(), StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
     let cores = limits::available_cores();
-    let (started, outcomes) = crossbeam_channel::bounded(listeners.len());
-    let mut orders = Vec::with_capacity(listeners.len());
-    for (index, listener) in listeners.into_iter().enumerate() {
-        let (sender, receiver) =
-            mailbox::new(ORDERS_MAX).map_err(system("create a worker's mailbox"))?;
+    let worker_count = seats.len();
+    let (started, outcomes) = crossbeam_channel::bounded(worker_count);
+    for (index, (inbox, listener)) in seats.into_iter().enumerate() {
         let pinned_core = match shared.config.server.pin_workers {
             true => cores.get(index % cores.len().max(1)).copied(),
             false => None,
@@ -247,24 +257,23 @@ fn start_workers(
             index,
             pinned_core,
             listener,
-            orders: receiver,
+            inbox,
             connections: Arc::clone(&connections),
             shared: Arc::clone(shared),
             accepting: Arc::clone(accepting),
             started: started.clone(),
         })
         .map_err(system("start a worker"))?;
-        orders.push(sender);
     }
     // A worker that ends without a word shows as a closed channel.
     drop(started);
-    for _ in 0..orders.len() {
+    for _ in 0..worker_count {
         let outcome = outcomes
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("it ended")));
         outcome.map_err(system("start a worker"))?;
     }
-    Ok(orders)
+    Ok(())
 }
 
 /// One listener per worker on the same port; a port of 0 is picked by the first.
@@ -345,8 +354,8 @@ impl std::error::Error for StartError {}
 const FAILURE_REPORTS: usize = 1024;
 /// Access records that may wait for the writing thread; more are dropped and counted.
 const ACCESS_RECORDS_MAX: usize = 16 * 1024;
-/// Orders a worker may not have read yet.
-const ORDERS_MAX: usize = 8;
+/// Notices to a worker, other than about turns, that it may not have read yet.
+const OTHER_NOTICES_MAX: usize = 8;
 /// How often a draining process looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How often a starting process looks whether a node is online.

@@ -15,16 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::admission::LimitedCounter;
-use crate::proxy::{self, Shared, Worker};
+use crate::proxy::{self, Notice, Shared, Worker};
 use crate::runtime::{self, Listener, Stream, mailbox};
 use crate::telemetry::{Gauge, Occurrence, log};
-
-/// What the main thread tells a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Stop listening, and close the connections that only wait for work.
-    CloseListener,
-}
 
 /// Client connections of the whole process, and how many there may be.
 pub(super) type Connections = LimitedCounter;
@@ -34,7 +27,7 @@ pub(super) struct WorkerStart {
     pub(super) index: usize,
     pub(super) pinned_core: Option<usize>,
     pub(super) listener: TcpListener,
-    pub(super) orders: mailbox::Receiver<Order>,
+    pub(super) inbox: mailbox::Receiver<Notice>,
     pub(super) connections: Arc<Connections>,
     pub(super) shared: Arc<Shared>,
     /// Accept tasks that run, of all workers.
@@ -111,9 +104,10 @@ async fn work(start: WorkerStart) -> io::Result<()> {
     // There is room for one word of each worker.
     let _ = start.started.try_send(Ok(()));
     start
-        .orders
-        .run(|order| match order {
-            Order::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
+        .inbox
+        .run(|notice| match notice {
+            Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
+            Notice::Turn { .. } | Notice::NodesChanged => acceptor.worker.notice(notice),
         })
         .await
 }

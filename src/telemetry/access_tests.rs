@@ -18,7 +18,7 @@ fn record(request_id: &[u8]) -> Box<AccessRecord> {
         model: ClientText::new(b"llama-3.2-1b"),
         node: ClientText::new(b"gpu-1"),
         status: 200,
-        phase_us: [1, 2, 3, 4, 5, 6, 0],
+        phase_us: [1, 2, 3, 4, 5, 6, 7, 0],
         request_bytes: 100,
         response_bytes: 2000,
         prompt_tokens: Some(7),
@@ -51,8 +51,8 @@ fn a_record_is_one_line_of_json_with_every_field() {
         concat!(
             r#"{"started_unix_ms":1700000000123,"request_id":"req-1","endpoint":"chat_completions","#,
             r#""model":"llama-3.2-1b","node":"gpu-1","status":200,"ended_by":"node","ended_in":"done","#,
-            r#""attempts":1,"total_us":21,"phase_us":{"read":1,"auth":2,"admit":3,"connect":4,"#,
-            r#""first_byte":5,"stream":6},"request_bytes":100,"response_bytes":2000,"#,
+            r#""attempts":1,"total_us":28,"phase_us":{"read":1,"auth":2,"admit":3,"queue":4,"#,
+            r#""connect":5,"first_byte":6,"stream":7},"request_bytes":100,"response_bytes":2000,"#,
             r#""prompt_tokens":7,"completion_tokens":null}"#,
             "\n"
         )

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::admission::{Admission, BufferBudget};
-use crate::nodes::{FailureReason, Node, NodeState, NodeTable};
+use crate::admission::BufferBudget;
+use crate::nodes::{Admission, FailureReason, Node, NodeState, NodeTable};
 
 use super::access::AccessLog;
 use super::histogram::{LatencyHistogram, MergedLatency};
@@ -213,6 +213,11 @@ impl Scrape<'_> {
     }
 
     fn write_models(&self, text: &mut TextWriter<'_>) {
+        let mut family = text.family(names::MODEL_QUEUE_SIZE);
+        for model in self.table.models() {
+            let waiting = u64::from(model.stats.waiting());
+            family.count(&[("model", &model.name)], waiting);
+        }
         let mut family = text.family(names::TOKENS);
         for model in self.table.models() {
             let kinds = [
@@ -240,7 +245,7 @@ impl Scrape<'_> {
     }
 
     /// Adds up one number of all workers. Wraps like the counters themselves.
-    fn sum(&self, number: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+    pub(super) fn sum(&self, number: impl Fn(&WorkerMetrics) -> u64) -> u64 {
         self.workers
             .iter()
             .fold(0, |sum: u64, worker| sum.wrapping_add(number(worker)))

@@ -4,23 +4,33 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::*;
-use crate::admission::{AdmissionLimits, LocalAdmission, LocalBudget};
-use crate::nodes::{AliasSpec, NodeDirectory, NodeSpec};
+use crate::admission::{AdmissionLimits, Admittance, Demand, LocalBudget, QueueLimits};
+use crate::nodes::{AliasSpec, LocalAdmission, NodeDirectory, NodeSpec};
 
 /// What the router shows after a little traffic on two workers; one name of each kind is awkward.
 fn known_text() -> String {
     let limits = AdmissionLimits {
-        max_concurrent: 10,
+        max_concurrent: 0,
         max_waiting: 2,
         warning_threshold: 0.5,
         overload_threshold: 0.8,
     };
-    let admission = Arc::new(Admission::new(limits));
-    let local = LocalAdmission::new(Arc::clone(&admission));
-    let _waiting = local.try_wait();
+    let admission = Arc::new(Admission::new(limits, |_| {}));
+    let table = known_table();
+    let local = LocalAdmission::new(Arc::clone(&admission), 0);
+    // Nobody may be in flight: one request waits.
+    let waiting = local.ask(&Demand {
+        group: table.model("llama").unwrap(),
+        generation: table.generation(),
+        key: 0,
+        limits: QueueLimits {
+            max_size: 1,
+            max_place: 1,
+        },
+    });
+    assert!(matches!(waiting, Admittance::Waits(_)), "{waiting:?}");
     let budget = Arc::new(BufferBudget::new(1000));
     let _reserved = LocalBudget::new(Arc::clone(&budget)).try_reserve(640);
-    let table = known_table();
     let workers = [WorkerMetrics::new(), WorkerMetrics::new()];
     let recorders: Vec<_> = workers
         .iter()
@@ -161,12 +171,15 @@ fn the_number_of_series_does_not_depend_on_what_clients_and_nodes_send() {
             .for_each(|&endpoint| recorder.request(endpoint, status));
     }
     let shown = StatusLabel::COUNT * EndpointLabel::COUNT;
-    let admission = Admission::new(AdmissionLimits {
-        max_concurrent: 1,
-        max_waiting: 1,
-        warning_threshold: 0.5,
-        overload_threshold: 0.8,
-    });
+    let admission = Admission::new(
+        AdmissionLimits {
+            max_concurrent: 1,
+            max_waiting: 1,
+            warning_threshold: 0.5,
+            overload_threshold: 0.8,
+        },
+        |_| {},
+    );
     let mut text = String::new();
     Scrape {
         workers: &[metrics],

@@ -51,6 +51,16 @@ impl LatencyHistogram {
         let sum = f64::from_bits(self.sum_seconds.load(Ordering::Relaxed)) + value.as_secs_f64();
         self.sum_seconds.store(sum.to_bits(), Ordering::Relaxed);
     }
+
+    /// How many values there are, and their sum in seconds.
+    pub(super) fn totals(&self) -> (u64, f64) {
+        let counts = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed));
+        let sum_seconds = f64::from_bits(self.sum_seconds.load(Ordering::Relaxed));
+        (counts.sum(), sum_seconds)
+    }
 }
 
 impl Default for LatencyHistogram {

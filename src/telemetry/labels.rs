@@ -66,6 +66,14 @@ labels! {
     }
 }
 
+impl EndpointLabel {
+    /// Whether requests to it go to a node.
+    #[must_use]
+    pub const fn is_inference(self) -> bool {
+        (self as usize) < Self::Models as usize
+    }
+}
+
 labels! {
     /// How far an exchange had come.
     Phase {
@@ -73,8 +81,10 @@ labels! {
         Read => "read",
         /// Checking the key.
         Auth => "auth",
-        /// Waiting for admission or a slot.
+        /// Being admitted at once.
         Admit => "admit",
+        /// Waiting in the queue.
+        Queue => "queue",
         /// Connecting to a node.
         Connect => "connect",
         /// Waiting for the first byte of the response.
@@ -107,6 +117,8 @@ labels! {
         Overloaded => "overloaded",
         /// The model's queue is full: 429 `queue_full`.
         ModelQueueFull => "model_queue_full",
+        /// The client would have left before its turn: 503 `wait_too_long`.
+        WaitTooLong => "wait_too_long",
         /// 504 `wait_timeout`.
         WaitTimeout => "wait_timeout",
         /// 504 `queue_timeout`.

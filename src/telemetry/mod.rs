@@ -4,21 +4,25 @@
 mod access;
 mod exposition;
 mod histogram;
+mod hour;
 mod labels;
 mod line;
 pub mod log;
 pub mod names;
 mod process;
+mod status;
 mod text;
 mod worker;
 
 pub use access::{AccessLog, AccessLogWriter, AccessRecord, ClientText, RecordDropped};
 pub use exposition::{BuildLabels, Scrape};
 pub use histogram::{LONGEST, LatencyHistogram};
+pub use hour::{HourEvent, HourTotals};
 pub use labels::{
     Direction, EndedBy, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason,
 };
 pub use process::ProcessSample;
+pub use status::{LoadStatus, QueueStats};
 pub use worker::{
     Gauge, GaugeGuard, Latency, Occurrence, PoolGauges, PoolGuard, PoolRecorder, Recorder,
     WorkerMetrics,

@@ -54,6 +54,8 @@ macro_rules! metrics {
 metrics! {
     QUEUE_SIZE = "llm_router_queue_size" Gauge
         "Requests waiting, over all models.";
+    MODEL_QUEUE_SIZE = "llm_router_model_queue_size" Gauge
+        "Requests waiting for a slot, by model.";
     BACKPRESSURE_STATE = "llm_router_backpressure_state" Gauge
         "Load of the router: 0 normal, 1 warning, 2 overloaded.";
     BACKPRESSURE_REJECTIONS = "llm_router_backpressure_rejections_total" Counter

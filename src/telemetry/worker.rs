@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
 use super::histogram::LatencyHistogram;
+use super::hour::{Hour, HourEvent, HourTotals};
 use super::labels::{
     Direction, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason, StatusLabel,
 };
@@ -20,6 +21,7 @@ use super::labels::{
 pub struct WorkerMetrics {
     recorder_exists: AtomicBool,
     tallies: CachePadded<Tallies>,
+    hour: Hour,
     /// One entry per node this worker connects to. Only the recorder replaces the list, when a node
     /// is new to it.
     pools: ArcSwap<Vec<Arc<PoolGauges>>>,
@@ -98,7 +100,7 @@ pub struct PoolGuard {
 
 /// A number with one writer.
 #[derive(Debug, Default)]
-struct Tally(AtomicU64);
+pub(super) struct Tally(AtomicU64);
 
 #[derive(Debug, Default)]
 struct Tallies {
@@ -199,6 +201,23 @@ impl WorkerMetrics {
         self.requests_labelled(endpoint, StatusLabel::of(status))
     }
 
+    /// Inference requests that have ended.
+    #[must_use]
+    pub fn inference_requests(&self) -> u64 {
+        let endpoints = EndpointLabel::ALL
+            .iter()
+            .filter(|endpoint| endpoint.is_inference());
+        endpoints
+            .flat_map(|endpoint| StatusLabel::all().map(move |status| (*endpoint, status)))
+            .map(|(endpoint, status)| self.requests_labelled(endpoint, status))
+            .sum()
+    }
+
+    /// Adds what this worker saw in the hour that ends with `minute` to `totals`.
+    pub(super) fn add_hour(&self, minute: u64, totals: &mut HourTotals) {
+        self.hour.add_to(minute, totals);
+    }
+
     /// Adds this worker's connections to those of each node, by state.
     pub(super) fn add_pool_connections(
         &self,
@@ -281,6 +300,11 @@ impl Recorder {
         self.tallies().latencies[latency as usize].record(value);
     }
 
+    /// Counts an event of the last hour, in minute `minute` of any count that only rises.
+    pub fn in_hour(&self, minute: u64, event: HourEvent) {
+        self.claim.metrics.hour.count(minute, event);
+    }
+
     /// Publishes the totals the candidate cache has counted itself.
     pub fn cache_totals(&self, hits: u64, misses: u64) {
         self.tallies().cache_hits.0.store(hits, Ordering::Relaxed);
@@ -357,13 +381,16 @@ impl Drop for PoolGuard {
 }
 
 impl Tally {
-    fn load(&self) -> u64 {
+    pub(super) fn load(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn add(&self, amount: u64) {
-        self.0
-            .store(self.load().wrapping_add(amount), Ordering::Relaxed);
+    pub(super) fn add(&self, amount: u64) {
+        self.set(self.load().wrapping_add(amount));
+    }
+
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// Only guards call this, once for each `add(1)`.

@@ -1,0 +1,162 @@
+//! What admitting a request costs, alone and with all cores at it.
+//!
+//! Run: `cargo bench --bench admission`. Figures of an AMD EPYC, two cores shared with other work, best of
+//! 40 rounds, in ns for one request (entering and leaving):
+//!
+//! RESULTS
+//!
+//! *Permit* is the router-wide counter; *permit and slot* is all of what a request does that need not wait:
+//! look its model up, enter, choose among three nodes, take a slot, give both back. *Refused* finds the
+//! router overloaded, without the lock of the queues; *queued* waits in line and leaves it again.
+#![expect(clippy::print_stdout, reason = "a benchmark reports")]
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use llm_router::admission::{AdmissionLimits, Demand, QueueLimits};
+use llm_router::nodes::{
+    Admission, AliasSpec, CandidateLimits, Candidates, LocalAdmission, NodeDirectory, NodeSpec,
+    NodeState, Selection,
+};
+
+/// What one worker has.
+struct Worker {
+    admission: LocalAdmission,
+    candidates: Candidates,
+}
+
+/// One kind of work; `true` if it went as meant.
+type Work = fn(&mut Worker) -> bool;
+
+fn main() {
+    let core_count = thread::available_parallelism().map_or(1, usize::from);
+    println!(
+        "{:<18}{:>12}{:>20}",
+        "",
+        "alone",
+        format!("{core_count} cores at it")
+    );
+    let cases: [(&str, Work); 3] = [
+        ("permit", enter),
+        ("permit and slot", enter_and_choose),
+        ("queued", wait_and_leave),
+    ];
+    for (name, work) in cases {
+        let alone = best(1, work);
+        let together = best(core_count, work);
+        println!("{name:<18}{alone:>9.1} ns{together:>17.1} ns");
+    }
+}
+
+fn enter(worker: &mut Worker) -> bool {
+    black_box(worker.admission.try_enter()).is_some()
+}
+
+fn enter_and_choose(worker: &mut Worker) -> bool {
+    let permit = worker.admission.try_enter();
+    let Some(model) = worker.candidates.resolve(black_box("m"), NOW) else {
+        return false;
+    };
+    let selection = model.select(&[]);
+    permit.is_some() && matches!(black_box(selection), Selection::Slot(..))
+}
+
+fn wait_and_leave(worker: &mut Worker) -> bool {
+    let Some(model) = worker.candidates.resolve(black_box("full"), NOW) else {
+        return false;
+    };
+    let limits = QueueLimits {
+        max_size: 1000,
+        max_place: usize::MAX,
+    };
+    let demand = Demand {
+        group: model.model(),
+        generation: model.generation(),
+        key: 1,
+        limits,
+    };
+    matches!(
+        black_box(worker.admission.ask(&demand)),
+        llm_router::admission::Admittance::Waits(_)
+    )
+}
+
+/// Nanoseconds of one turn on `thread_count` threads at once, the best of many rounds.
+fn best(thread_count: usize, work: Work) -> f64 {
+    let directory = directory();
+    let limits = AdmissionLimits {
+        max_concurrent: 1000,
+        max_waiting: 1000,
+        warning_threshold: 0.5,
+        overload_threshold: 0.8,
+    };
+    let admission = Arc::new(Admission::new(limits, |_| {}));
+    let start = Barrier::new(thread_count);
+    let times: Vec<f64> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..thread_count)
+            .map(|index| {
+                let (directory, admission) = (Arc::clone(&directory), Arc::clone(&admission));
+                let start = &start;
+                scope.spawn(move || {
+                    let admission = LocalAdmission::new(admission, index);
+                    let mut worker = Worker {
+                        candidates: Candidates::new(directory, LIMITS, index, admission.clone()),
+                        admission,
+                    };
+                    let round = |_| {
+                        start.wait();
+                        let began = Instant::now();
+                        for _ in 0..TURNS {
+                            assert!(work(&mut worker), "the work goes as meant");
+                        }
+                        began.elapsed().as_secs_f64() * 1e9 / f64::from(TURNS)
+                    };
+                    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(f64::NAN))
+            .collect()
+    });
+    times.into_iter().fold(0.0, f64::max)
+}
+
+/// Three nodes that serve `m`, and one without slots that serves `full`.
+fn directory() -> Arc<NodeDirectory> {
+    let node = |name: &str, model: &str, max_concurrency| NodeSpec {
+        name: name.into(),
+        addresses: Vec::new(),
+        host_header: "h".into(),
+        path_prefix: "".into(),
+        authorization: None,
+        models: vec![model.into()],
+        max_concurrency,
+        weight: 1,
+    };
+    let directory = Arc::new(NodeDirectory::default());
+    let specs = [
+        node("1", "m", 100),
+        node("2", "m", 100),
+        node("3", "m", 100),
+        node("4", "full", 0),
+    ];
+    let aliases: [AliasSpec; 0] = [];
+    if let Ok(table) = directory.publish(&specs, &aliases) {
+        for node in table.nodes() {
+            node.live.publish_state(NodeState::Online);
+        }
+    }
+    directory
+}
+
+const NOW: Duration = Duration::from_secs(1000);
+const LIMITS: CandidateLimits = CandidateLimits {
+    max_capacity: 100,
+    ttl: Duration::from_secs(5),
+};
+const TURNS: u32 = 100_000;
+const ROUNDS: usize = 40;

@@ -1,0 +1,438 @@
+//! Owns who waits for what, and hands freed slots to whoever is next. All of it stands under one
+//! lock, which a request that does not wait never takes. Never wakes anyone itself: it says who is to
+//! be woken once the lock is free.
+//!
+//! # Why nothing is lost and nobody overtakes
+//!
+//! Between two holders of the lock, these hold:
+//!
+//! 1. Every server of a group with a queue is marked contended, and so is the permit counter while a
+//!    permit is all that somebody lacks. A newcomer takes no unit of a marked counter, so it comes here.
+//! 2. Nobody waits who could be served, except for units given back since: whoever gave them back saw
+//!    the mark in the same instruction and is on its way to this lock.
+//!
+//! So a freed unit is either seen by the waiter that marks the counter and then looks once more, or
+//! its giver sees the mark and serves the waiter. A newcomer that comes here between a release and its
+//! giver's arrival serves the others first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::counter::LimitedCounter;
+use super::group::{Group, Server};
+use super::turns::{Ticket, TurnKey, TurnQueue};
+
+/// Where a waiting request is to be woken: its worker, and its seat there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeatAddress {
+    /// Index of the worker.
+    pub worker: usize,
+    /// Seat on that worker.
+    pub seat: usize,
+}
+
+/// Those to be woken after the lock is free.
+pub(super) type Called = SmallVec<[SeatAddress; 4]>;
+
+/// The bounds of one model's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Requests that may wait for the model (`queue.max_size`).
+    pub max_size: usize,
+    /// The last place at which waiting still makes sense to the client.
+    pub max_place: usize,
+}
+
+/// Why a request may not wait. Each carries the place it would have had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The router is overloaded.
+    Overloaded(usize),
+    /// The model's queue is full.
+    QueueFull(usize),
+    /// The client would have left before its turn.
+    TooFarBack(usize),
+}
+
+/// What has become of a waiting request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict<S> {
+    /// A permit and a slot of this server are its own.
+    Served(S),
+    /// No server of its group serves any more.
+    Unavailable,
+}
+
+/// What comes of asking for a slot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Entry<S> {
+    /// A permit and a slot of this server, without waiting.
+    Served(S),
+    /// It waits, at this place.
+    Waits(Ticket, usize),
+    Refused(Refusal),
+    /// No server of the group serves now.
+    Unavailable,
+    /// The groups have changed since the asker looked: it is to look again.
+    Outdated,
+}
+
+/// One who asks.
+pub(super) struct Asker<'a, G> {
+    pub(super) group: &'a Arc<G>,
+    /// Of the table the group was found in.
+    pub(super) generation: u64,
+    pub(super) key: TurnKey,
+    pub(super) address: SeatAddress,
+    pub(super) limits: QueueLimits,
+}
+
+/// The router-wide counters the queues work with.
+#[derive(Clone, Copy)]
+pub(super) struct Counters<'a> {
+    pub(super) in_flight: &'a LimitedCounter,
+    pub(super) waiting: &'a LimitedCounter,
+}
+
+/// All queues.
+#[derive(Debug)]
+pub(super) struct Queues<G: Group> {
+    /// By the name of the group; a queue without anybody in it is removed.
+    by_name: HashMap<Box<str>, Queue<G>>,
+    /// Of requests that wait no longer and have not looked yet. As many as there are, at most.
+    verdicts: HashMap<Ticket, Verdict<G::Server>>,
+    next_ticket: Ticket,
+    /// Of the table they last followed.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Queue<G> {
+    group: Arc<G>,
+    turns: TurnQueue<SeatAddress>,
+    rotation: usize,
+}
+
+impl<G: Group> Default for Queues<G> {
+    fn default() -> Self {
+        Self {
+            by_name: HashMap::new(),
+            verdicts: HashMap::new(),
+            next_ticket: 0,
+            generation: 0,
+        }
+    }
+}
+
+impl<G: Group> Queues<G> {
+    /// Serves the asker if nobody is before it, else lets it wait, if it may.
+    pub(super) fn enter(
+        &mut self,
+        counters: Counters<'_>,
+        asker: &Asker<'_, G>,
+        called: &mut Called,
+    ) -> Entry<G::Server> {
+        if asker.generation < self.generation {
+            return Entry::Outdated;
+        }
+        if let Some(server) = self.try_serve_newcomer(counters, asker.group, called) {
+            return Entry::Served(server);
+        }
+        if !asker.group.is_available() {
+            return Entry::Unavailable;
+        }
+        let (waiting, place) = match self.by_name.get(asker.group.name()) {
+            Some(queue) => (queue.turns.len(), queue.turns.place_of_next(asker.key)),
+            None => (0, 1),
+        };
+        if !counters.waiting.try_take() {
+            return Entry::Refused(Refusal::Overloaded(place));
+        }
+        let refusal = if waiting >= asker.limits.max_size {
+            Some(Refusal::QueueFull(place))
+        } else if place > asker.limits.max_place {
+            Some(Refusal::TooFarBack(place))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            counters.waiting.release();
+            return Entry::Refused(refusal);
+        }
+        // Marked first, then looked once more: what was given back before saw no mark.
+        for server in asker.group.servers() {
+            server.contend();
+        }
+        if let Some(server) = self.try_serve_newcomer(counters, asker.group, called) {
+            counters.waiting.release();
+            return Entry::Served(server);
+        }
+        Entry::Waits(self.push(asker), place)
+    }
+
+    /// What has become of a waiting request; `None` while it waits.
+    pub(super) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<G::Server>> {
+        self.verdicts.remove(&ticket)
+    }
+
+    /// Takes a request out of its queue, wherever it stands. If a verdict came first, that is the
+    /// caller's to deal with.
+    pub(super) fn leave(
+        &mut self,
+        counters: Counters<'_>,
+        group: &str,
+        key: TurnKey,
+        ticket: Ticket,
+    ) -> Option<Verdict<G::Server>> {
+        let verdict = self.verdicts.remove(&ticket);
+        if verdict.is_none()
+            && let Some(queue) = self.by_name.get_mut(group)
+            && queue.turns.remove(key, ticket).is_some()
+        {
+            counters.waiting.release();
+            self.shrunk(counters, group);
+        }
+        verdict
+    }
+
+    /// A slot of `server` was given back, or it has more of them: serves those who wait for it, the
+    /// oldest of those who are next in their queues first. Returns whether anybody was served.
+    pub(super) fn serve(
+        &mut self,
+        counters: Counters<'_>,
+        server: &G::Server,
+        called: &mut Called,
+    ) -> bool {
+        let mut has_served = false;
+        loop {
+            // Whoever waits for this server waits in the queue of one of its groups.
+            let waits = server.group_names().filter_map(|name| {
+                let queue = self.by_name.get(name)?;
+                let member = queue.group.member(server)?.clone();
+                Some((queue.turns.next_ticket()?, name, member))
+            });
+            let oldest = waits.min_by_key(|(ticket, ..)| *ticket);
+            let Some((_, name, member)) = oldest else {
+                server.settle();
+                return has_served;
+            };
+            if !take_permit(counters) {
+                return has_served;
+            }
+            if !member.try_take_in_turn() {
+                counters.in_flight.release();
+                return has_served;
+            }
+            self.grant(counters, name, member, called);
+            has_served = true;
+        }
+    }
+
+    /// Permits were given back, or anything else may have changed: serves whoever can be served, the
+    /// oldest of those who are next in their queues first.
+    pub(super) fn serve_all(&mut self, counters: Counters<'_>, called: &mut Called) {
+        let mut order: Vec<(Ticket, Box<str>)> = Vec::new();
+        while !self.is_empty() {
+            if !take_permit(counters) {
+                return;
+            }
+            order.clear();
+            order.extend(
+                self.by_name
+                    .iter()
+                    .filter_map(|(name, queue)| Some((queue.turns.next_ticket()?, name.clone()))),
+            );
+            order.sort_unstable();
+            let served = order.iter().find_map(|(_, name)| {
+                let Queue {
+                    group, rotation, ..
+                } = self.by_name.get_mut(name)?;
+                Some((name, group.try_take_in_turn(rotation)?.clone()))
+            });
+            let Some((name, server)) = served else {
+                counters.in_flight.release();
+                break;
+            };
+            self.grant(counters, name, server, called);
+        }
+        // Whoever still waits lacks a slot.
+        counters.in_flight.settle();
+    }
+
+    /// Follows a change of the groups, now of `generation`: `resolve` gives what a name means now.
+    /// Requests whose group no longer serves are told so, servers that joined serve at once.
+    pub(super) fn refresh(
+        &mut self,
+        counters: Counters<'_>,
+        generation: u64,
+        resolve: impl Fn(&str) -> Option<Arc<G>>,
+        called: &mut Called,
+    ) {
+        self.generation = generation;
+        let names: Vec<Box<str>> = self.by_name.keys().cloned().collect();
+        for name in names {
+            match resolve(&name).filter(|group| group.is_available()) {
+                Some(group) => {
+                    for server in group.servers() {
+                        server.contend();
+                    }
+                    if let Some(queue) = self.by_name.get_mut(&name) {
+                        queue.group = group;
+                        queue.publish();
+                    }
+                }
+                None => self.dissolve(counters, &name, called),
+            }
+        }
+        self.serve_all(counters, called);
+    }
+
+    /// The 1-based place of a waiting request now; `None` once it waits no longer.
+    pub(super) fn place(&self, group: &str, key: TurnKey, ticket: Ticket) -> Option<usize> {
+        self.by_name.get(group)?.turns.place(key, ticket)
+    }
+
+    /// Whether nobody waits.
+    fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Serves a newcomer that has nobody before it.
+    fn try_serve_newcomer(
+        &mut self,
+        counters: Counters<'_>,
+        group: &Arc<G>,
+        called: &mut Called,
+    ) -> Option<G::Server> {
+        if self.is_empty() {
+            counters.in_flight.settle();
+        } else if counters.in_flight.load().is_contended {
+            // A permit given back just now belongs to those who wait.
+            self.serve_all(counters, called);
+        }
+        if self.by_name.contains_key(group.name()) {
+            return None;
+        }
+        let mut rotation = usize::try_from(self.next_ticket).unwrap_or(0);
+        loop {
+            let server = try_take(counters, &**group, &mut rotation)?;
+            if !self.is_wanted(&server) {
+                server.settle();
+                return Some(server);
+            }
+            // So does a slot that others wait for, whose giver has not come here yet.
+            counters.in_flight.release();
+            server.release();
+            if !self.serve(counters, &server, called) {
+                return None;
+            }
+        }
+    }
+
+    fn is_wanted(&self, server: &G::Server) -> bool {
+        server.group_names().any(|name| {
+            self.by_name
+                .get(name)
+                .is_some_and(|queue| queue.group.member(server).is_some())
+        })
+    }
+
+    fn push(&mut self, asker: &Asker<'_, G>) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let queue = self
+            .by_name
+            .entry(asker.group.name().into())
+            .or_insert_with(|| Queue {
+                group: Arc::clone(asker.group),
+                turns: TurnQueue::default(),
+                rotation: 0,
+            });
+        queue.turns.push(asker.key, ticket, asker.address);
+        queue.publish();
+        ticket
+    }
+
+    /// Gives `server`, whose slot and permit are taken, to the next in the queue of `name`.
+    fn grant(
+        &mut self,
+        counters: Counters<'_>,
+        name: &str,
+        server: G::Server,
+        called: &mut Called,
+    ) {
+        let next = self
+            .by_name
+            .get_mut(name)
+            .and_then(|queue| queue.turns.pop());
+        let Some((ticket, address)) = next else {
+            // A queue without anybody in it is removed, so this cannot be; nothing may leak all the same.
+            debug_assert!(false, "an empty queue was served");
+            counters.in_flight.release();
+            server.release();
+            return;
+        };
+        counters.waiting.release();
+        self.verdicts.insert(ticket, Verdict::Served(server));
+        called.push(address);
+        self.shrunk(counters, name);
+    }
+
+    fn dissolve(&mut self, counters: Counters<'_>, name: &str, called: &mut Called) {
+        if let Some(mut queue) = self.by_name.remove(name) {
+            while let Some((ticket, address)) = queue.turns.pop() {
+                counters.waiting.release();
+                self.verdicts.insert(ticket, Verdict::Unavailable);
+                called.push(address);
+            }
+            queue.publish();
+        }
+    }
+
+    /// After somebody left the queue of `name`.
+    fn shrunk(&mut self, counters: Counters<'_>, name: &str) {
+        if let Some(queue) = self.by_name.get(name) {
+            queue.publish();
+            if queue.turns.is_empty() {
+                // Its servers lose their marks as their slots come back.
+                self.by_name.remove(name);
+            }
+        }
+        if self.is_empty() {
+            counters.in_flight.settle();
+        }
+    }
+}
+
+impl<G: Group> Queue<G> {
+    fn publish(&self) {
+        let waiting = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
+        self.group.publish_waiting(waiting);
+    }
+}
+
+/// Takes a permit and a slot, or neither.
+fn try_take<G: Group>(
+    counters: Counters<'_>,
+    group: &G,
+    rotation: &mut usize,
+) -> Option<G::Server> {
+    if !take_permit(counters) {
+        return None;
+    }
+    let server = group.try_take_in_turn(rotation).cloned();
+    if server.is_none() {
+        counters.in_flight.release();
+    }
+    server
+}
+
+/// Takes a permit; if there is none, marks that one is wanted.
+fn take_permit(counters: Counters<'_>) -> bool {
+    counters.in_flight.try_take_in_turn() || {
+        counters.in_flight.contend();
+        counters.in_flight.try_take_in_turn()
+    }
+}

@@ -1,0 +1,96 @@
+//! Streams that begin while their request still waits (`queue.stream_position`): the head goes out at
+//! once, comments tell the place in the queue, and what goes wrong afterwards is an event, because the
+//! status is out already. Clients ignore comments (the HTML standard, section 9.2.6).
+
+use std::io::Write;
+
+use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
+use crate::openai::ApiError;
+use crate::runtime::Buf;
+
+use super::Worker;
+use super::downstream::{Downstream, Gone};
+use super::exchange::After;
+use super::request::{EarlyHead, Request, WaitNotice};
+use super::respond::{self, OwnFields, Scope};
+
+/// Sends the head of a stream, and the first comment.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn begin(
+    worker: &Worker,
+    client: &mut Downstream,
+    request: &mut Request,
+) -> Result<(), Gone> {
+    let keep_alive = request.keep_alive && !worker.is_draining();
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut writer = HeadWriter::new(&mut head);
+    writer
+        .status_line(http::StatusCode::OK)
+        .field("Content-Type", b"text/event-stream; charset=utf-8")
+        .field("Cache-Control", b"no-cache")
+        .chunked();
+    let own = OwnFields::of(request, Scope::Inference, keep_alive);
+    respond::write_own_fields(worker, &mut writer, &own);
+    writer.end();
+    request.early = Some(EarlyHead { keep_alive });
+    if let Some(WaitNotice {
+        place,
+        estimate_secs,
+    }) = request.wait
+    {
+        push_chunk(&mut head, &comment_text(place, estimate_secs));
+    }
+    respond::write(worker, client, Buf::of(&head)).await
+}
+
+/// Tells the place in the queue.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn comment(
+    worker: &Worker,
+    client: &mut Downstream,
+    place: usize,
+    wait_secs: u32,
+) -> Result<(), Gone> {
+    let mut chunk = Vec::with_capacity(64);
+    push_chunk(&mut chunk, &comment_text(place, wait_secs));
+    respond::write(worker, client, Buf::of(&chunk)).await
+}
+
+/// Ends a stream that has begun with an error event.
+///
+/// # Errors
+/// When the client is gone.
+pub(super) async fn fail(
+    worker: &Worker,
+    client: &mut Downstream,
+    early: EarlyHead,
+    error: &ApiError,
+) -> Result<After, Gone> {
+    let mut event = Vec::with_capacity(HEAD_BYTES_USUAL);
+    error.write_event(&mut event);
+    let mut chunks = Vec::with_capacity(event.len() + 64);
+    push_chunk(&mut chunks, &event);
+    chunks.extend_from_slice(LAST_CHUNK);
+    respond::write(worker, client, Buf::of(&chunks)).await?;
+    Ok(early.after())
+}
+
+fn comment_text(place: usize, wait_secs: u32) -> Vec<u8> {
+    let mut text = Vec::with_capacity(48);
+    // Writing to a vector cannot fail.
+    let _ = write!(text, ": queue position={place} wait={wait_secs}\n\n");
+    text
+}
+
+fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    let mut line = [0; CHUNK_SIZE_LINE_BYTES_MAX];
+    out.extend_from_slice(chunk_size_line(data.len(), &mut line));
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+const HEAD_BYTES_USUAL: usize = 384;

@@ -1,0 +1,141 @@
+//! Owns the figures behind `/api/load-status` and `/api/queue/stats` (spec section 9): read from the same
+//! counters as the metrics, so that the two never disagree. Never changes one.
+
+use crate::admission::Backpressure;
+
+use super::exposition::Scrape;
+use super::hour::{HourEvent, HourTotals};
+use super::labels::RejectionReason;
+use super::worker::{Gauge, Latency, WorkerMetrics};
+
+/// How loaded the router is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadStatus {
+    /// The state.
+    pub backpressure: Backpressure,
+    /// Requests waiting, over all models.
+    pub queue_size: u32,
+    /// `load_manager.max_waiting`.
+    pub max_queue_size: u32,
+    /// The first divided by the second.
+    pub load_ratio: f64,
+    /// Candidate lists found in a cache, as a share of those looked for; 0 before the first.
+    pub cache_hit_rate: f64,
+    /// Client connections.
+    pub active_connections: u64,
+    /// Inference requests since the start.
+    pub total_requests: u64,
+    /// Of these, not let in because of load.
+    pub rejected_requests: u64,
+    /// Of these, waited too long.
+    pub timeout_requests: u64,
+    /// Mean wait of those that waited, in milliseconds.
+    pub avg_wait_ms: f64,
+}
+
+/// What the queues did within the last hour, and hold now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueStats {
+    /// Requests waiting now.
+    pub waiting_count: u32,
+    /// Slots taken now, over all nodes.
+    pub processing_count: u64,
+    /// Slots taken now, by node.
+    pub per_node: Vec<(Box<str>, u32)>,
+    /// Requests waiting now, by model; models nobody waits for are left out.
+    pub per_model: Vec<(Box<str>, u32)>,
+    /// The last hour.
+    pub hour: HourTotals,
+}
+
+impl Scrape<'_> {
+    /// How loaded the router is now.
+    #[must_use]
+    pub fn load_status(&self) -> LoadStatus {
+        let waiting = self.admission.waiting();
+        let limits = self.admission.limits();
+        let (hits, misses) = self.workers.iter().fold((0, 0), |(hits, misses), worker| {
+            let (more_hits, more_misses) = worker.cache_totals();
+            (hits + more_hits, misses + more_misses)
+        });
+        let rejections = |reasons: &[RejectionReason]| {
+            reasons
+                .iter()
+                .map(|&reason| self.sum(|worker| worker.rejections(reason)))
+                .sum()
+        };
+        let (waits, wait_secs) = self.workers.iter().fold((0, 0.0), |(count, secs), worker| {
+            let (more, more_secs) = worker.latency(Latency::QueueWait).totals();
+            (count + more, secs + more_secs)
+        });
+        LoadStatus {
+            backpressure: limits.backpressure(waiting),
+            queue_size: waiting,
+            max_queue_size: limits.max_waiting,
+            load_ratio: limits.load_ratio(waiting),
+            cache_hit_rate: mean(hits as f64, hits + misses),
+            active_connections: self.sum(|worker| worker.gauge(Gauge::ConnectionsActive)),
+            total_requests: self.sum(WorkerMetrics::inference_requests),
+            rejected_requests: rejections(&REFUSALS),
+            timeout_requests: rejections(&TIMEOUTS),
+            avg_wait_ms: 1000.0 * mean(wait_secs, waits),
+        }
+    }
+
+    /// What the queues hold now, and did in the hour that ends with `minute`, counted as the recorders
+    /// were told.
+    #[must_use]
+    pub fn queue_stats(&self, minute: u64) -> QueueStats {
+        let mut hour = HourTotals::default();
+        for worker in self.workers {
+            worker.add_hour(minute, &mut hour);
+        }
+        let per_node: Vec<_> = (self.table.nodes().iter())
+            .map(|node| (node.name.clone(), node.live.slots().count))
+            .collect();
+        let waiting = self
+            .table
+            .models()
+            .map(|model| (&model.name, model.stats.waiting()));
+        QueueStats {
+            waiting_count: self.admission.waiting(),
+            processing_count: per_node.iter().map(|(_, count)| u64::from(*count)).sum(),
+            per_node,
+            per_model: waiting
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| (name.clone(), count))
+                .collect(),
+            hour,
+        }
+    }
+}
+
+fn mean(total: f64, count: u64) -> f64 {
+    if count == 0 {
+        0.0
+    } else {
+        total / count as f64
+    }
+}
+
+impl RejectionReason {
+    /// What a refusal for this reason counts as in the last hour, if it has to do with load.
+    #[must_use]
+    pub fn hour_event(self) -> Option<HourEvent> {
+        if REFUSALS.contains(&self) {
+            Some(HourEvent::Rejected)
+        } else {
+            TIMEOUTS.contains(&self).then_some(HourEvent::TimedOut)
+        }
+    }
+}
+
+/// Requests that were not let in because of load.
+const REFUSALS: [RejectionReason; 3] = [
+    RejectionReason::Overloaded,
+    RejectionReason::ModelQueueFull,
+    RejectionReason::WaitTooLong,
+];
+/// Requests that waited too long.
+const TIMEOUTS: [RejectionReason; 2] =
+    [RejectionReason::WaitTimeout, RejectionReason::QueueTimeout];
