@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use llm_router::admission::{Admission, AdmissionLimits, LocalAdmission, Permit};
+use llm_router::admission::AdmissionLimits;
 use llm_router::auth::Scope;
 use llm_router::auth::key::{KeySet, authenticate};
 use llm_router::config::{Config, Environment, Host, NodeConfig, Sources};
 use llm_router::control;
 use llm_router::nodes::policy::{self, Load};
 use llm_router::nodes::{
-    AliasSpec, Authorization, CandidateLimits, Candidates, Node, NodeDirectory, NodeSpec,
-    NodeState, Selection, Slot,
+    Admission, AliasSpec, Authorization, CandidateLimits, Candidates, LocalAdmission, Node,
+    NodeDirectory, NodeSpec, NodeState, Permit, Selection, Slot,
 };
 use llm_router::openai::{self, BodyKind, Endpoint, Splice, models, multipart, peek};
 use llm_router::runtime::clock;
@@ -136,12 +136,14 @@ impl Gateway {
         let (_, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
         let directory = Arc::new(NodeDirectory::default());
         publish(&directory, &config)?;
-        let admission = Admission::new(AdmissionLimits {
+        let limits = AdmissionLimits {
             max_concurrent: config.load_manager.max_concurrent,
             max_waiting: config.load_manager.max_waiting,
             warning_threshold: config.load_manager.warning_threshold,
             overload_threshold: config.load_manager.overload_threshold,
-        });
+        };
+        // Nobody waits here, so nobody is to be woken.
+        let admission = Admission::new(limits, |_| {});
         Ok(Self {
             keys,
             directory,
@@ -158,13 +160,12 @@ impl Gateway {
             max_capacity: self.config.node_cache.max_capacity,
             ttl: self.config.node_cache.ttl,
         };
+        let admission = LocalAdmission::new(Arc::clone(&self.admission), thread_index);
+        let directory = Arc::clone(&self.directory);
+        let candidates = Candidates::new(directory, limits, thread_index, admission.clone());
         Local {
-            candidates: RefCell::new(Candidates::new(
-                Arc::clone(&self.directory),
-                limits,
-                thread_index,
-            )),
-            admission: LocalAdmission::new(Arc::clone(&self.admission)),
+            candidates: RefCell::new(candidates),
+            admission,
             began: clock::now(),
         }
     }
@@ -356,6 +357,7 @@ impl Stealing {
                 let load = Load {
                     in_flight: counters.in_flight.load(Ordering::Relaxed),
                     max_concurrency: node.live.slots().limit,
+                    is_contended: false,
                     weight: node.weight,
                     chosen_at: counters.chosen_at.load(Ordering::Relaxed),
                 };
