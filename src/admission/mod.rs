@@ -10,16 +10,12 @@ mod counter;
 mod group;
 mod limits;
 mod local;
+mod lock;
 mod per_worker;
 mod queues;
 mod turns;
 
 use std::fmt;
-
-#[cfg(all(test, loom))]
-use loom::sync::{Mutex, MutexGuard};
-#[cfg(not(all(test, loom)))]
-use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_utils::CachePadded;
 
@@ -28,6 +24,7 @@ pub use counter::{LIMIT_MAX, LimitedCounter, Occupancy};
 pub use group::{Group, Server};
 pub use limits::{AdmissionLimits, Backpressure};
 pub use local::{Admittance, Demand, LocalAdmission, Permit, Place, Served, Turn};
+use lock::Locked;
 pub(crate) use per_worker::PerWorker;
 use queues::{Counters, Queues};
 pub use queues::{QueueLimits, Refusal, SeatAddress};
@@ -40,7 +37,7 @@ pub struct Admission<G: Group> {
     in_flight: CachePadded<LimitedCounter>,
     waiting: CachePadded<LimitedCounter>,
     limits: AdmissionLimits,
-    queues: CachePadded<Mutex<Queues<G>>>,
+    queues: CachePadded<Locked<Queues<G>>>,
     wake: Box<dyn Fn(SeatAddress) + Send + Sync>,
 }
 
@@ -56,7 +53,7 @@ impl<G: Group> Admission<G> {
             in_flight: CachePadded::new(LimitedCounter::new(limits.max_concurrent)),
             waiting: CachePadded::new(LimitedCounter::new(limits.waiting_until_overloaded())),
             limits,
-            queues: CachePadded::new(Mutex::new(Queues::default())),
+            queues: CachePadded::new(Locked::new(Queues::default())),
             wake: Box::new(wake),
         }
     }
@@ -94,14 +91,7 @@ impl<G: Group> Admission<G> {
             in_flight: &self.in_flight,
             waiting: &self.waiting,
         };
-        act(&mut self.lock(), counters)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queues<G>> {
-        // Whoever panicked under the lock was a bug of ours; the queues are worth more than that.
-        self.queues
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.queues.with(|queues| act(queues, counters))
     }
 }
 

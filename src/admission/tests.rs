@@ -202,7 +202,7 @@ fn a_lowered_limit_lets_holders_finish_and_admits_nobody_before_they_have() {
 fn a_counter_at_the_largest_limit_keeps_its_halves_apart() {
     let counter = LimitedCounter::new(u32::MAX);
     assert!(counter.try_take());
-    assert_eq!(counter.load(), occupancy(1, super::LIMIT_MAX));
+    assert_eq!(counter.load(), occupancy(1, LIMIT_MAX));
     counter.release();
     counter.set_limit(0);
     assert!(!counter.try_take());

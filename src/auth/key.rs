@@ -1,12 +1,14 @@
 //! API keys as digests, and the decision whether a request carries a known one.
 //!
-//! Plain data in, plain data out: no file, no clock, no allocation per request. A key itself is
-//! looked at only long enough to be digested.
+//! Plain data in, plain data out: no file, no clock, no allocation per request. A key itself is kept
+//! nowhere but in the memory of the connection that presents it.
 
 use std::fmt;
+use std::sync::{Arc, Weak};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use zeroize::Zeroizing;
 
 use super::scope::{Scope, Scopes};
 
@@ -78,6 +80,30 @@ pub struct KeySet {
     entries: Box<[KeyEntry]>,
 }
 
+/// The key a connection has presented last, if it was recognised. The presented bytes are wiped when
+/// they are forgotten.
+#[derive(Default)]
+pub struct KeyMemory {
+    known: Option<Box<Known>>,
+}
+
+struct Known {
+    /// The set that recognised it. A weak reference keeps the set's address from being used again, but
+    /// not its keys.
+    keys: Weak<KeySet>,
+    field: Field,
+    value: Zeroizing<Box<[u8]>>,
+    identity: KeyIdentity,
+    expires_at: Option<u64>,
+}
+
+/// The field that carried a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Authorization,
+    ApiKey,
+}
+
 #[derive(Clone, Copy)]
 struct Slot {
     hash: KeyHash,
@@ -101,7 +127,7 @@ impl KeyHash {
 
 impl ConstantTimeEq for KeyHash {
     fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
+        ct_eq(&self.0, &other.0)
     }
 }
 
@@ -271,19 +297,100 @@ pub fn authenticate(
     x_api_key: Option<&[u8]>,
     now_unix: u64,
 ) -> Result<KeyIdentity, AuthError> {
+    let (identity, expires_at) = recognise(keys, authorization, x_api_key)?;
+    check_expiry(expires_at, now_unix).map(|()| identity)
+}
+
+/// The key of a request and when it expires.
+fn recognise(
+    keys: &KeySet,
+    authorization: Option<&[u8]>,
+    x_api_key: Option<&[u8]>,
+) -> Result<(KeyIdentity, Option<u64>), AuthError> {
     let key = presented_key(authorization, x_api_key)?;
     let (index, entry) = keys.find(&KeyHash::of(key)).ok_or(AuthError::Unknown)?;
-    if entry
-        .expires_at
-        .is_some_and(|expires_at| now_unix >= expires_at)
-    {
-        return Err(AuthError::Expired);
-    }
-    Ok(KeyIdentity {
+    let identity = KeyIdentity {
         id: entry.id,
         scopes: entry.scopes,
         index,
-    })
+    };
+    Ok((identity, entry.expires_at))
+}
+
+fn check_expiry(expires_at: Option<u64>, now_unix: u64) -> Result<(), AuthError> {
+    match expires_at {
+        Some(expires_at) if now_unix >= expires_at => Err(AuthError::Expired),
+        _ => Ok(()),
+    }
+}
+
+/// Equality in time that depends on the lengths only; by words, since every request pays for it.
+fn ct_eq(left: &[u8], right: &[u8]) -> Choice {
+    if left.len() != right.len() {
+        return Choice::from(0);
+    }
+    let (left_words, left_rest) = left.as_chunks::<8>();
+    let (right_words, right_rest) = right.as_chunks::<8>();
+    let difference = (left_words.iter().zip(right_words)).fold(0, |difference, (left, right)| {
+        difference | (u64::from_le_bytes(*left) ^ u64::from_le_bytes(*right))
+    });
+    let difference = (left_rest.iter().zip(right_rest))
+        .fold(difference, |difference, (left, right)| {
+            difference | u64::from(left ^ right)
+        });
+    difference.ct_eq(&0)
+}
+
+impl KeyMemory {
+    /// Nothing is remembered.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { known: None }
+    }
+
+    /// [`authenticate`], without a digest where the very field value that was recognised last comes again
+    /// under the very same set: a set that replaces it, because a key was revoked, is asked anew. Expiry is
+    /// checked each time.
+    ///
+    /// # Errors
+    /// As [`authenticate`].
+    pub fn authenticate(
+        &mut self,
+        keys: &Arc<KeySet>,
+        authorization: Option<&[u8]>,
+        x_api_key: Option<&[u8]>,
+        now_unix: u64,
+    ) -> Result<KeyIdentity, AuthError> {
+        let presented = match (authorization, x_api_key) {
+            (Some(value), None) => Some((Field::Authorization, value)),
+            (None, Some(value)) => Some((Field::ApiKey, value)),
+            _ => None,
+        };
+        if let (Some(known), Some((field, value))) = (&self.known, presented)
+            && known.field == field
+            && std::ptr::eq(known.keys.as_ptr(), Arc::as_ptr(keys))
+            && bool::from(ct_eq(&known.value, value))
+        {
+            return check_expiry(known.expires_at, now_unix).map(|()| known.identity);
+        }
+        let (identity, expires_at) = recognise(keys, authorization, x_api_key)?;
+        self.known = presented.map(|(field, value)| {
+            Box::new(Known {
+                keys: Arc::downgrade(keys),
+                field,
+                value: Zeroizing::new(value.into()),
+                identity,
+                expires_at,
+            })
+        });
+        check_expiry(expires_at, now_unix).map(|()| identity)
+    }
+}
+
+impl fmt::Debug for KeyMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyMemory(***)")
+    }
 }
 
 /// Whether a text can be an API key: 1–256 visible ASCII characters.

@@ -1,12 +1,15 @@
 //! Iterating over validated fields, and which of them travel on.
 //!
-//! Owns the lists of field names with a meaning to a proxy and the rule of RFC 9110 section 7.6.1.
-//! It must never forward a block of fields as bytes: they go on one by one.
+//! Owns the rule of RFC 9110 section 7.6.1; which name means what is a matter of `name`. It must never
+//! forward a block of fields as bytes: they go on one by one.
 
 use std::iter::FusedIterator;
 
 use super::grammar::{is_token, trim_ows};
+use super::name::{Direction, Name};
+use super::scan::FieldLine;
 use super::verdict::{self, Reject};
+use super::write::HeadWriter;
 
 /// The fields of a valid head, in order. Nothing is stored per field: the lines are taken apart
 /// again while iterating, which costs a byte search per line and lets a head outlive its parser.
@@ -26,8 +29,16 @@ pub struct FieldIter<'a> {
 #[derive(Clone)]
 pub struct EndToEndFields<'a> {
     fields: FieldIter<'a>,
-    forwards: fn(&[u8]) -> bool,
+    direction: Direction,
     connection: ConnectionOptions<'a>,
+}
+
+/// Where the fields that travel on are written while the walk over a head meets them.
+pub(super) struct Onward<'o> {
+    lines: Option<&'o mut Vec<u8>>,
+    /// Bytes that stood in `lines` before.
+    bytes_before: usize,
+    direction: Direction,
 }
 
 /// What the Connection fields of a head say.
@@ -39,27 +50,6 @@ pub(super) struct ConnectionOptions<'a> {
     lists: [&'a [u8]; CONNECTION_LINES_MAX],
     list_count: usize,
     option_count: usize,
-}
-
-/// The request and response fields this codec gives a meaning to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    Host,
-    ContentLength,
-    TransferEncoding,
-    /// `Content_Length` or `Transfer_Encoding`: some servers fold `_` and `-` into one.
-    FramingLookalike,
-    Connection,
-    Expect,
-    Authorization,
-    ApiKey,
-    RequestId,
-    ContentType,
-    ContentEncoding,
-    RequestTimeout,
-    /// What OpenAI's SDKs say about the time they wait.
-    StainlessTimeout,
-    Other,
 }
 
 impl<'a> Fields<'a> {
@@ -125,21 +115,14 @@ impl<'a> Iterator for FieldIter<'a> {
 impl FusedIterator for FieldIter<'_> {}
 
 impl<'a> EndToEndFields<'a> {
-    pub(super) const fn toward_node(fields: Fields<'a>, connection: ConnectionOptions<'a>) -> Self {
-        Self {
-            fields: fields.iter(),
-            forwards: travels_to_node,
-            connection,
-        }
-    }
-
-    pub(super) const fn toward_client(
+    pub(super) const fn new(
         fields: Fields<'a>,
         connection: ConnectionOptions<'a>,
+        direction: Direction,
     ) -> Self {
         Self {
             fields: fields.iter(),
-            forwards: travels_to_client,
+            direction,
             connection,
         }
     }
@@ -151,7 +134,7 @@ impl<'a> Iterator for EndToEndFields<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (name, value) = self.fields.next_line()?;
-            if (self.forwards)(name) && !self.connection.lists_field(name) {
+            if Name::classify(name).travels(self.direction) && !self.connection.lists_field(name) {
                 return Some((name, value));
             }
         }
@@ -160,9 +143,73 @@ impl<'a> Iterator for EndToEndFields<'a> {
 
 impl FusedIterator for EndToEndFields<'_> {}
 
+impl<'o> Onward<'o> {
+    /// Appends to `lines`; nothing is written without them.
+    pub(super) fn new(lines: Option<&'o mut Vec<u8>>, direction: Direction) -> Self {
+        let bytes_before = lines.as_ref().map_or(0, |lines| lines.len());
+        Self {
+            lines,
+            bytes_before,
+            direction,
+        }
+    }
+
+    /// Takes back what was written: the walk begins anew.
+    pub(super) fn restart(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            lines.truncate(self.bytes_before);
+        }
+    }
+
+    /// What is to be written before the fields.
+    pub(super) fn writer(&mut self) -> Option<HeadWriter<'_>> {
+        self.lines.as_mut().map(|lines| HeadWriter::new(lines))
+    }
+
+    /// Writes a field that was met, if its name lets it travel on.
+    #[inline]
+    pub(super) fn pass(&mut self, name: Name, field: &FieldLine<'_>) {
+        if let Some(lines) = &mut self.lines
+            && name.travels(self.direction)
+        {
+            HeadWriter::new(lines).received(field);
+        }
+    }
+
+    /// Once all fields were met. The Connection field may come last: only where it has named others,
+    /// which hardly any peer does, all that was written since `start` is written again without them.
+    pub(super) fn settle(
+        &mut self,
+        start: usize,
+        fields: Fields<'_>,
+        connection: ConnectionOptions<'_>,
+    ) {
+        if connection.list_count == 0 {
+            return;
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.truncate(start);
+            let mut writer = HeadWriter::new(lines);
+            for (name, value) in EndToEndFields::new(fields, connection, self.direction) {
+                writer.field(name, value);
+            }
+        }
+    }
+
+    /// Bytes written so far, with those that stood there before.
+    pub(super) fn bytes(&self) -> usize {
+        self.lines.as_ref().map_or(0, |lines| lines.len())
+    }
+}
+
 impl<'a> ConnectionOptions<'a> {
     /// Takes in one Connection field: `#connection-option` (RFC 9110 section 7.6.1).
     pub(super) fn add(&mut self, value: &'a [u8]) -> Result<(), Reject> {
+        // What nearly every peer says, if anything.
+        if value.eq_ignore_ascii_case(b"keep-alive") && self.option_count < CONNECTION_OPTIONS_MAX {
+            self.option_count = self.option_count.saturating_add(1);
+            return Ok(());
+        }
         let mut names_fields = false;
         for option in value.split(|&byte| byte == b',').map(trim_ows) {
             self.option_count = self.option_count.saturating_add(1);
@@ -201,32 +248,6 @@ impl<'a> ConnectionOptions<'a> {
     }
 }
 
-impl Name {
-    /// Recognises a field name; the length decides first, so most names cost one comparison.
-    #[inline]
-    pub(super) fn classify(name: &str) -> Self {
-        let is = |known: &str| name.eq_ignore_ascii_case(known);
-        match name.len() {
-            4 if is("host") => Self::Host,
-            6 if is("expect") => Self::Expect,
-            9 if is("x-api-key") => Self::ApiKey,
-            10 if is("connection") => Self::Connection,
-            12 if is("content-type") => Self::ContentType,
-            12 if is("x-request-id") => Self::RequestId,
-            13 if is("authorization") => Self::Authorization,
-            14 if is("content-length") => Self::ContentLength,
-            14 if folded_eq(name.as_bytes(), b"content-length") => Self::FramingLookalike,
-            16 if is("content-encoding") => Self::ContentEncoding,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            17 if is("x-request-timeout") => Self::RequestTimeout,
-            17 if folded_eq(name.as_bytes(), b"transfer-encoding") => Self::FramingLookalike,
-            19 if is("x-stainless-timeout") => Self::StainlessTimeout,
-            24 if is("x-stainless-read-timeout") => Self::StainlessTimeout,
-            _ => Self::Other,
-        }
-    }
-}
-
 /// Whether a request field of this name goes on to a node (spec section 3). Fields listed in
 /// Connection are a matter of the head: [`super::RequestHead::end_to_end_fields`] applies both.
 ///
@@ -234,7 +255,7 @@ impl Name {
 /// so `X_Forwarded_For` would speak for a field that only we may set.
 #[must_use]
 pub fn forwards_to_node(name: impl AsRef<[u8]>) -> bool {
-    travels_to_node(name.as_ref())
+    Name::classify(name.as_ref()).travels(Direction::ToNode)
 }
 
 /// Whether a response field of this name goes on to the client (spec section 3): all but
@@ -242,67 +263,8 @@ pub fn forwards_to_node(name: impl AsRef<[u8]>) -> bool {
 /// Connection are a matter of the head: [`super::ResponseHead::end_to_end_fields`] applies both.
 #[must_use]
 pub fn forwards_to_client(name: impl AsRef<[u8]>) -> bool {
-    travels_to_client(name.as_ref())
+    Name::classify(name.as_ref()).travels(Direction::ToClient)
 }
-
-fn travels_to_node(name: &[u8]) -> bool {
-    let dropped: &[&[u8]] = match name.len() {
-        2 => &[b"te"],
-        4 => &[b"host"],
-        6 => &[b"cookie", b"expect"],
-        7 => &[b"trailer", b"upgrade"],
-        9 => &[b"x-api-key", b"forwarded"],
-        10 => &[b"connection", b"keep-alive"],
-        12 => &[b"x-request-id"],
-        13 => &[b"authorization"],
-        14 => &[b"content-length", b"http2-settings"],
-        16 => &[b"proxy-connection"],
-        17 => &[b"transfer-encoding"],
-        18 => &[b"proxy-authenticate"],
-        19 => &[b"proxy-authorization"],
-        _ => &[],
-    };
-    let is_dropped = dropped.iter().any(|known| folded_eq(name, known));
-    let is_of_dropped_family = matches!(name, [b'x' | b'X', ..])
-        && DROPPED_PREFIXES.iter().any(|prefix| {
-            name.get(..prefix.len())
-                .is_some_and(|start| folded_eq(start, prefix))
-        });
-    !is_dropped && !is_of_dropped_family
-}
-
-fn travels_to_client(name: &[u8]) -> bool {
-    let dropped: &[&[u8]] = match name.len() {
-        2 => &[b"te"],
-        7 => &[b"trailer", b"upgrade"],
-        10 => &[b"connection", b"keep-alive"],
-        12 => &[b"x-request-id"],
-        14 => &[b"content-length", b"x-backpressure"],
-        16 => &[
-            b"proxy-connection",
-            b"x-queue-position",
-            b"x-estimated-wait",
-        ],
-        17 => &[b"transfer-encoding"],
-        18 => &[b"proxy-authenticate"],
-        25 => &[b"proxy-authentication-info"],
-        _ => &[],
-    };
-    !dropped.iter().any(|known| folded_eq(name, known))
-}
-
-/// Equality without regard to case, with `_` equal to `-`. `known` is in lower case without `_`.
-#[inline]
-fn folded_eq(name: &[u8], known: &[u8]) -> bool {
-    name.len() == known.len()
-        && name.iter().zip(known).all(|(byte, expected)| match byte {
-            b'_' => *expected == b'-',
-            _ => byte.to_ascii_lowercase() == *expected,
-        })
-}
-
-/// What client libraries say about themselves, and what only we may say about the client.
-const DROPPED_PREFIXES: [&[u8]; 2] = [b"x-stainless-", b"x-forwarded-"];
 
 /// Connection fields that list others; more is nothing an honest peer sends, and the bounds keep
 /// the work per field constant.

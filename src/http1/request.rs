@@ -5,10 +5,11 @@
 
 use std::mem::MaybeUninit;
 
-use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
+use super::fields::{ConnectionOptions, EndToEndFields, Fields, Onward};
 use super::framing::{BodyLength, Framing};
 use super::grammar::TOKEN;
-use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
+use super::name::{Direction, Meaning, Name};
+use super::scan::{HeadLimits, HeadScan, StartLine, StrictLines, line_bytes_min};
 use super::target::{Target, is_valid_host};
 use super::verdict::{self, Reject};
 use super::{Parsed, Version};
@@ -81,16 +82,49 @@ pub fn parse_request<'a>(
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<RequestHead<'a>>, Reject> {
-    if scan.is_fresh()
-        && let Ok(parsed) = read_whole(bytes, limits)
-    {
-        return Ok(parsed);
+    read(bytes, scan, limits, Onward::new(None, Direction::ToNode))
+}
+
+/// [`parse_request`] that also appends to `lines`, once the head is complete, each of its
+/// [`RequestHead::end_to_end_fields`] as [`super::HeadWriter`] writes it: in the same walk instead of a
+/// further one. Before that, and after an error, `lines` is as it was.
+///
+/// # Errors
+///
+/// As [`parse_request`].
+pub fn parse_request_onward<'a>(
+    bytes: &'a [u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    lines: &mut Vec<u8>,
+) -> Result<Parsed<RequestHead<'a>>, Reject> {
+    read(
+        bytes,
+        scan,
+        limits,
+        Onward::new(Some(lines), Direction::ToNode),
+    )
+}
+
+#[inline]
+fn read<'a>(
+    bytes: &'a [u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    mut onward: Onward<'_>,
+) -> Result<Parsed<RequestHead<'a>>, Reject> {
+    if scan.is_fresh() {
+        if let Ok(parsed) = read_whole(bytes, limits, &mut onward) {
+            return Ok(parsed);
+        }
+        onward.restart();
     }
     let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
-    read_whole(bytes.get(..bytes_consumed).unwrap_or(bytes), limits)
+    let whole = bytes.get(..bytes_consumed).unwrap_or(bytes);
+    read_whole(whole, limits, &mut onward).inspect_err(|_| onward.restart())
 }
 
 impl Method {
@@ -143,7 +177,7 @@ impl<'a> RequestHead<'a> {
     /// client listed in Connection.
     #[must_use]
     pub const fn end_to_end_fields(&self) -> EndToEndFields<'a> {
-        EndToEndFields::toward_node(self.fields, self.connection)
+        EndToEndFields::new(self.fields, self.connection, Direction::ToNode)
     }
 }
 
@@ -164,7 +198,11 @@ impl std::fmt::Debug for RequestHead<'_> {
 
 /// Reads a head that is whole in `bytes`, at least as strictly as the line scan. An error only
 /// means "not accepted here"; it is the verdict if the scan has nothing to say about the bytes.
-fn read_whole<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Parsed<RequestHead<'a>>, Reject> {
+fn read_whole<'a>(
+    bytes: &'a [u8],
+    limits: &HeadLimits,
+    onward: &mut Onward<'_>,
+) -> Result<Parsed<RequestHead<'a>>, Reject> {
     let bytes = bytes.get(..limits.head_bytes_max).unwrap_or(bytes);
     let head = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let empty_line_bytes = bytes.len().saturating_sub(head.len());
@@ -191,8 +229,8 @@ fn read_whole<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Parsed<Request
     if method.len() > limits.method_bytes_max || target.len() > limits.target_bytes_max {
         return Err(verdict::MALFORMED_HEAD);
     }
-    let fields =
-        strict_field_block(head, parsed.headers.len(), limits).ok_or(verdict::MALFORMED_HEAD)?;
+    let lines = StrictLines::new(head, parsed.headers, limits);
+    let (_, block) = lines.split().ok_or(verdict::MALFORMED_HEAD)?;
     let method = Method::parse(method)?;
     let target = Target::parse(method, target)?;
     let version = if minor_version == 0 {
@@ -200,11 +238,17 @@ fn read_whole<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Parsed<Request
     } else {
         Version::Http11
     };
+    let fields = Fields::new(block);
+    let start = onward.bytes();
     let mut walk = Walk::default();
-    for header in &*parsed.headers {
-        walk.field(header.name, header.value)?;
+    for line in lines.fields() {
+        let line = line.ok_or(verdict::MALFORMED_HEAD)?;
+        let name = Name::classify(line.name);
+        walk.field(name.meaning(), line.value)?;
+        onward.pass(name, &line);
     }
-    let head = walk.finish(method, target, version, Fields::new(fields))?;
+    onward.settle(start, fields, walk.connection);
+    let head = walk.finish(method, target, version, fields)?;
     Ok(Parsed::Complete {
         head,
         bytes: empty_line_bytes.saturating_add(head_bytes),
@@ -230,46 +274,46 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     #[inline]
-    fn field(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reject> {
-        match Name::classify(name) {
-            Name::Other => Ok(()),
-            Name::Host => set_once(&mut self.host, value, verdict::HOST_REPEATED),
-            Name::ContentLength => self.framing.add_content_length(value),
-            Name::TransferEncoding => {
+    fn field(&mut self, meaning: Meaning, value: &'a [u8]) -> Result<(), Reject> {
+        match meaning {
+            Meaning::Nothing => Ok(()),
+            Meaning::Host => set_once(&mut self.host, value, verdict::HOST_REPEATED),
+            Meaning::ContentLength => self.framing.add_content_length(value),
+            Meaning::TransferEncoding => {
                 self.framing.add_transfer_encoding(value);
                 Ok(())
             }
-            Name::FramingLookalike => Err(verdict::FRAMING_LOOKALIKE),
-            Name::Connection => self.connection.add(value),
-            Name::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+            Meaning::FramingLookalike => Err(verdict::FRAMING_LOOKALIKE),
+            Meaning::Connection => self.connection.add(value),
+            Meaning::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
                 self.expects_continue = true;
                 Ok(())
             }
-            Name::Expect => Err(verdict::EXPECTATION),
-            Name::Authorization => set_once(
+            Meaning::Expect => Err(verdict::EXPECTATION),
+            Meaning::Authorization => set_once(
                 &mut self.authorization,
                 value,
                 verdict::AUTHORIZATION_REPEATED,
             ),
-            Name::ApiKey => set_once(&mut self.x_api_key, value, verdict::API_KEY_REPEATED),
-            Name::ContentType => set_once(
+            Meaning::ApiKey => set_once(&mut self.x_api_key, value, verdict::API_KEY_REPEATED),
+            Meaning::ContentType => set_once(
                 &mut self.content_type,
                 value,
                 verdict::CONTENT_TYPE_REPEATED,
             ),
-            Name::RequestId => {
+            Meaning::RequestId => {
                 self.request_id_repeated |= self.x_request_id.replace(value).is_some();
                 Ok(())
             }
-            Name::RequestTimeout => {
+            Meaning::RequestTimeout => {
                 self.request_timeout = Some(value);
                 Ok(())
             }
-            Name::StainlessTimeout => {
+            Meaning::StainlessTimeout => {
                 self.stainless_timeout = Some(value);
                 Ok(())
             }
-            Name::ContentEncoding => {
+            Meaning::ContentEncoding => {
                 // A coding must not hide behind `identity`, whichever comes first.
                 if self
                     .content_encoding

@@ -7,11 +7,12 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 
-use super::fields::{ConnectionOptions, EndToEndFields, Fields, Name};
+use super::fields::{ConnectionOptions, EndToEndFields, Fields, Onward};
 use super::framing::{Framing, ResponseBody};
 use super::grammar::is_field_value_byte;
+use super::name::{Direction, Meaning, Name};
 use super::request::Method;
-use super::scan::{HeadLimits, HeadScan, StartLine, line_bytes_min, strict_field_block};
+use super::scan::{HeadLimits, HeadScan, StartLine, StrictLines, line_bytes_min};
 use super::verdict::{self, BadResponse, Reject};
 use super::{Parsed, Version};
 
@@ -51,17 +52,49 @@ pub fn parse_response<'a>(
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
-    if scan.is_fresh()
-        && let Ok(parsed) = read_whole(bytes, request_method, limits)
-    {
-        return Ok(parsed);
+    let onward = Onward::new(None, Direction::ToClient);
+    read(bytes, request_method, scan, limits, onward)
+}
+
+/// [`parse_response`] that also appends to `lines`, once the head is complete, its status line and each
+/// of its [`ResponseHead::end_to_end_fields`] as [`super::HeadWriter`] writes them: in the same walk
+/// instead of a further one. Before that, and after an error, `lines` is as it was.
+///
+/// # Errors
+///
+/// As [`parse_response`].
+pub fn parse_response_onward<'a>(
+    bytes: &'a [u8],
+    request_method: Method,
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    lines: &mut Vec<u8>,
+) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
+    let onward = Onward::new(Some(lines), Direction::ToClient);
+    read(bytes, request_method, scan, limits, onward)
+}
+
+#[inline]
+fn read<'a>(
+    bytes: &'a [u8],
+    request_method: Method,
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    mut onward: Onward<'_>,
+) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
+    if scan.is_fresh() {
+        if let Ok(parsed) = read_whole(bytes, request_method, limits, &mut onward) {
+            return Ok(parsed);
+        }
+        onward.restart();
     }
     let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
     *scan = HeadScan::new();
     let whole = bytes.get(..bytes_consumed).unwrap_or(bytes);
-    Ok(read_whole(whole, request_method, limits)?)
+    let read = read_whole(whole, request_method, limits, &mut onward);
+    Ok(read.inspect_err(|_| onward.restart())?)
 }
 
 impl<'a> ResponseHead<'a> {
@@ -69,7 +102,7 @@ impl<'a> ResponseHead<'a> {
     /// the node listed in Connection.
     #[must_use]
     pub const fn end_to_end_fields(&self) -> EndToEndFields<'a> {
-        EndToEndFields::toward_client(self.fields, self.connection)
+        EndToEndFields::new(self.fields, self.connection, Direction::ToClient)
     }
 }
 
@@ -79,6 +112,7 @@ fn read_whole<'a>(
     bytes: &'a [u8],
     request_method: Method,
     limits: &HeadLimits,
+    onward: &mut Onward<'_>,
 ) -> Result<Parsed<ResponseHead<'a>>, Reject> {
     let bytes = bytes.get(..limits.head_bytes_max).unwrap_or(bytes);
     let mut storage = [const { MaybeUninit::uninit() }; HeadLimits::FIELD_COUNT_CAPACITY];
@@ -93,26 +127,34 @@ fn read_whole<'a>(
         return Err(verdict::MALFORMED_HEAD);
     };
     let head = bytes.get(..head_bytes).ok_or(verdict::MALFORMED_HEAD)?;
-    let fields =
-        strict_field_block(head, parsed.headers.len(), limits).ok_or(verdict::MALFORMED_HEAD)?;
-    let (version, status) = parse_status_line(head.get(..STATUS_LINE_BYTES_MIN).unwrap_or(head))?;
-    let status_line_bytes = head.len().saturating_sub(fields.len()).saturating_sub(4);
-    if status_line_bytes > limits.field_bytes_max {
+    let lines = StrictLines::new(head, parsed.headers, limits);
+    let (status_line, block) = lines.split().ok_or(verdict::MALFORMED_HEAD)?;
+    if status_line.len() > limits.field_bytes_max {
         return Err(verdict::MALFORMED_HEAD);
     }
+    let (version, status) = parse_status_line(head.get(..STATUS_LINE_BYTES_MIN).unwrap_or(head))?;
+    let fields = Fields::new(block);
+    if let Some(mut writer) = onward.writer() {
+        writer.status_line(status);
+    }
+    let start = onward.bytes();
     let mut framing = Framing::default();
     let mut connection = ConnectionOptions::default();
     let mut content_type = None;
-    for header in &*parsed.headers {
-        match Name::classify(header.name) {
-            Name::ContentLength => framing.add_content_length(header.value)?,
-            Name::TransferEncoding => framing.add_transfer_encoding(header.value),
-            Name::FramingLookalike => return Err(verdict::FRAMING_LOOKALIKE),
-            Name::Connection => connection.add(header.value)?,
-            Name::ContentType => content_type = content_type.or(Some(header.value)),
+    for line in lines.fields() {
+        let line = line.ok_or(verdict::MALFORMED_HEAD)?;
+        let name = Name::classify(line.name);
+        match name.meaning() {
+            Meaning::ContentLength => framing.add_content_length(line.value)?,
+            Meaning::TransferEncoding => framing.add_transfer_encoding(line.value),
+            Meaning::FramingLookalike => return Err(verdict::FRAMING_LOOKALIKE),
+            Meaning::Connection => connection.add(line.value)?,
+            Meaning::ContentType => content_type = content_type.or(Some(line.value)),
             _ => {}
         }
+        onward.pass(name, &line);
     }
+    onward.settle(start, fields, connection);
     let body = framing.response_body(version, request_method, status.as_u16())?;
     // Such a node may well send the bytes it announced where no body can be.
     let bytes_to_come = status == StatusCode::NO_CONTENT && framing.announces_bytes();
@@ -128,7 +170,7 @@ fn read_whole<'a>(
         keep_alive,
         interim: status.is_informational(),
         content_type,
-        fields: Fields::new(fields),
+        fields,
         connection,
     };
     Ok(Parsed::Complete {

@@ -206,28 +206,79 @@ fn check_field_line(line: &[u8]) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The field lines of a whole head that `httparse` accepted with `field_count` fields, or `None`
-/// where it was too lenient: a line not ended by CRLF, or a line beyond its limit.
-pub(super) fn strict_field_block<'a>(
-    head: &'a [u8],
-    field_count: usize,
-    limits: &HeadLimits,
-) -> Option<&'a [u8]> {
-    // `httparse` refuses a CR without LF but takes a LF without CR, so each of its lines (start
-    // line, fields, empty line) ends with CRLF if there are as many CRs.
-    let line_count = field_count.saturating_add(2);
-    if memchr::memchr_iter(b'\r', head).count() != line_count {
-        return None;
-    }
-    let (_, rest) = head.split_at_checked(memchr::memchr(b'\n', head)?.saturating_add(1))?;
-    let block = rest.strip_suffix(b"\r\n")?;
-    let may_exceed = block.len() > limits.field_bytes_max;
-    if may_exceed
-        && block
-            .split(|&byte| byte == b'\n')
-            .any(|line| line_bytes_min(line) > limits.field_bytes_max)
-    {
-        return None;
-    }
-    Some(block)
+/// One field of a whole head, tokenised.
+#[derive(Clone, Copy)]
+pub(super) struct FieldLine<'a> {
+    pub(super) name: &'a [u8],
+    /// Without whitespace around it.
+    pub(super) value: &'a [u8],
+    /// The line as received, with its CRLF.
+    pub(super) raw: &'a [u8],
 }
+
+/// The lines of a whole head that `httparse` accepted, held against what it is too lenient about: a
+/// line not ended by CRLF, or a line beyond its limit.
+pub(super) struct StrictLines<'h, 'a> {
+    head: &'a [u8],
+    headers: &'h [httparse::Header<'a>],
+    field_bytes_max: usize,
+}
+
+impl<'h, 'a> StrictLines<'h, 'a> {
+    pub(super) const fn new(
+        head: &'a [u8],
+        headers: &'h [httparse::Header<'a>],
+        limits: &HeadLimits,
+    ) -> Self {
+        Self {
+            head,
+            headers,
+            field_bytes_max: limits.field_bytes_max,
+        }
+    }
+
+    /// The start line without its CRLF, and all field lines as one block; `None` where a line end is
+    /// not what it has to be.
+    pub(super) fn split(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let start_line_bytes = self.line_start(0);
+        let (start_line, rest) = self.head.split_at_checked(start_line_bytes)?;
+        Some((
+            start_line.strip_suffix(b"\r\n")?,
+            rest.strip_suffix(b"\r\n")?,
+        ))
+    }
+
+    /// The fields in order, each `None` if its line is one that the line scan would refuse.
+    #[inline]
+    pub(super) fn fields(&self) -> impl Iterator<Item = Option<FieldLine<'a>>> {
+        let mut start = self.line_start(0);
+        self.headers.iter().enumerate().map(move |(index, header)| {
+            let end = self.line_start(index.saturating_add(1));
+            let raw = self.head.get(start..end)?;
+            start = end;
+            // `httparse` refuses a CR without LF but takes a LF without CR.
+            let is_strict = raw.ends_with(b"\r\n")
+                && raw.len() <= self.field_bytes_max.saturating_add(LINE_END_BYTES);
+            is_strict.then_some(FieldLine {
+                name: header.name.as_bytes(),
+                value: header.value,
+                raw,
+            })
+        })
+    }
+
+    /// Where the field of this index begins, or the empty line behind the last one: `httparse` lets
+    /// nothing stand between a line end and the name that follows.
+    #[inline]
+    fn line_start(&self, index: usize) -> usize {
+        match self.headers.get(index) {
+            Some(header) => {
+                let head_at = self.head.as_ptr().addr();
+                header.name.as_ptr().addr().wrapping_sub(head_at)
+            }
+            None => self.head.len().saturating_sub(LINE_END_BYTES),
+        }
+    }
+}
+
+const LINE_END_BYTES: usize = 2;

@@ -52,10 +52,11 @@ impl<'a> Target<'a> {
         if !PATH_AND_QUERY.contains_all(bytes) || !has_valid_percent_encoding(bytes) {
             return Err(verdict::TARGET);
         }
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
-        };
+        let mark = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
+        let (path, rest) = path_and_query
+            .split_at_checked(mark)
+            .unwrap_or((path_and_query, ""));
+        let query = rest.strip_prefix('?');
         // Only an absolute-form target can lack a path; it then means "/" (RFC 9112 3.2.1).
         let path = if path.is_empty() { "/" } else { path };
         Ok(Self {
@@ -74,8 +75,7 @@ pub(super) fn is_valid_host(host_and_port: &str) -> bool {
             Some((address, port)) if is_valid_ip_literal(address) => (address, port),
             _ => return false,
         },
-        None => match host_and_port
-            .find(':')
+        None => match memchr::memchr(b':', host_and_port.as_bytes())
             .and_then(|at| host_and_port.split_at_checked(at))
         {
             Some(host_and_port) => host_and_port,

@@ -383,3 +383,35 @@ fn a_name_that_only_begins_or_ends_like_a_dropped_one_is_forwarded() {
         assert!(!forwards_to_client(name), "{name}");
     }
 }
+
+#[test]
+fn a_name_is_known_in_any_case_and_by_nothing_but_its_letters() {
+    for name in [
+        "content-length",
+        "x-request-id",
+        "proxy-authentication-info",
+        "te",
+        "x-api-key",
+    ] {
+        assert!(
+            !forwards_to_client(name) || !forwards_to_node(name),
+            "{name}"
+        );
+        for at in 0..name.len() {
+            for byte in 0..=u8::MAX {
+                let mut other = name.as_bytes().to_vec();
+                other[at] = byte;
+                let folded: Vec<u8> = other
+                    .iter()
+                    .map(|byte| match byte {
+                        b'_' => b'-',
+                        _ => byte.to_ascii_lowercase(),
+                    })
+                    .collect();
+                let is_known = folded == name.as_bytes();
+                let travels = forwards_to_client(&other) && forwards_to_node(&other);
+                assert_eq!(travels, !is_known, "{}", other.escape_ascii());
+            }
+        }
+    }
+}

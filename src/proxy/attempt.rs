@@ -16,7 +16,7 @@ use crate::http1::{
 };
 use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Selection, Slot};
 use crate::openai::ApiError;
-use crate::runtime::{self, Buf, HEADROOM, Stream, clock};
+use crate::runtime::{self, Buf, HEADROOM, Scratch, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
 use crate::upstream::Upstream;
 
@@ -50,7 +50,7 @@ pub(super) struct AnswerHead {
     pub(super) body: ResponseBody,
     pub(super) is_event_stream: bool,
     /// The status line and the end-to-end fields, ready for the client; our own are still to come.
-    pub(super) lines: Vec<u8>,
+    pub(super) lines: Scratch,
     keep_alive: bool,
 }
 
@@ -241,8 +241,8 @@ async fn attempt(
         }
     };
     upstream.stream.deadline.set(left);
-    let head = request_head(plan.request, client, node, body.len());
-    let outgoing = body.take_with_head(&head);
+    let own_lines = own_lines(plan.request, client, node, body.len());
+    let outgoing = body.take_with_head(&own_lines, plan.request.field_lines());
     let conversed = converse(
         client,
         &mut upstream.stream,
@@ -262,10 +262,11 @@ async fn attempt(
     })
 }
 
-/// The head for the node: everything in it is written here, field by field.
-fn request_head(request: &Request, client: &Downstream, node: &Node, body_bytes: usize) -> Vec<u8> {
-    let mut head = Vec::with_capacity(request.field_lines().len() + 512);
-    let mut writer = HeadWriter::new(&mut head);
+/// What the head for the node begins with: everything in it that the router says itself. The client's
+/// [`Request::field_lines`] follow.
+fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: usize) -> Scratch {
+    let mut lines = Scratch::new();
+    let mut writer = HeadWriter::new(&mut lines);
     writer.request_line(request.method, &node.path_prefix, request.target(), None);
     writer.field("Host", node.host_header.as_bytes());
     if let Some(authorization) = &node.authorization {
@@ -274,9 +275,7 @@ fn request_head(request: &Request, client: &Downstream, node: &Node, body_bytes:
     writer.field("X-Request-Id", request.id.as_bytes());
     writer.field("X-Forwarded-For", client.peer.as_bytes());
     writer.content_length(body_bytes as u64);
-    head.extend_from_slice(request.field_lines());
-    HeadWriter::new(&mut head).end();
-    head
+    lines
 }
 
 /// Sends the request while reading the response: a node may answer before it has read everything.
@@ -374,9 +373,17 @@ impl HeadReading {
     fn advance(&mut self, mut buf: Buf) -> Result<Progress, Failure> {
         self.is_begun = true;
         let limits = &HeadLimits::DEFAULT;
+        let mut lines = Scratch::new();
         loop {
-            let parsed = http1::parse_response(buf.filled(), self.method, &mut self.scan, limits)
-                .map_err(Failure::BadResponse)?;
+            let bytes = buf.filled();
+            let parsed = http1::parse_response_onward(
+                bytes,
+                self.method,
+                &mut self.scan,
+                limits,
+                &mut lines,
+            )
+            .map_err(Failure::BadResponse)?;
             match parsed {
                 Parsed::Complete { head, bytes } if head.interim => {
                     self.interim_count += 1;
@@ -385,9 +392,10 @@ impl HeadReading {
                         return Err(Failure::BadResponse(http1::BadResponse { reason }));
                     }
                     buf.consume(bytes);
+                    lines.clear();
                 }
                 Parsed::Complete { head, bytes } => {
-                    let head = AnswerHead::of(&head);
+                    let head = AnswerHead::of(&head, lines);
                     buf.consume(bytes);
                     return Ok(Progress::Head(head, buf));
                 }
@@ -406,13 +414,7 @@ impl AnswerHead {
         self.status == StatusCode::OK && self.is_event_stream
     }
 
-    fn of(head: &ResponseHead<'_>) -> Self {
-        let mut lines = Vec::with_capacity(LINES_BYTES_USUAL);
-        let mut writer = HeadWriter::new(&mut lines);
-        writer.status_line(head.status);
-        for (name, value) in head.end_to_end_fields() {
-            writer.field(name, value);
-        }
+    fn of(head: &ResponseHead<'_>, lines: Scratch) -> Self {
         let is_event_stream = head.content_type.is_some_and(|media_type| {
             media_type
                 .get(..EVENT_STREAM.len())
@@ -432,6 +434,4 @@ impl AnswerHead {
 const RETRIES_MAX: usize = 2;
 /// Interim (1xx) responses before the final one; each is swallowed.
 const INTERIM_RESPONSES_MAX: usize = 8;
-/// Room for an ordinary response head with our fields without growing.
-const LINES_BYTES_USUAL: usize = 512;
 const EVENT_STREAM: &[u8] = b"text/event-stream";

@@ -49,20 +49,21 @@ impl Body {
         self.buf = buf;
     }
 
-    /// The buffer with `head` directly in front of the body, to be sent in one go. Copies the body
-    /// only when the head does not fit there.
-    pub(super) fn take_with_head(&mut self, head: &[u8]) -> Buf {
+    /// The buffer with a head, of two parts, directly in front of the body, to be sent in one go. Copies
+    /// the body only when the head does not fit there.
+    pub(super) fn take_with_head(&mut self, first: &[u8], rest: &[u8]) -> Buf {
         let mut buf = std::mem::replace(&mut self.buf, Buf::empty());
         buf.set_window(self.place.clone());
-        if buf.prepend(head) {
-            return buf;
+        let head_bytes = first.len() + rest.len();
+        if head_bytes > self.place.start {
+            let mut roomy = Buf::with_room(head_bytes + buf.len()).with_headroom(head_bytes);
+            roomy.append(buf.filled());
+            self.place = roomy.window();
+            buf = roomy;
         }
-        let mut roomy = Buf::with_room(head.len() + buf.len()).with_headroom(head.len());
-        roomy.append(buf.filled());
-        self.place = roomy.window();
-        let _fits = roomy.prepend(head);
-        debug_assert!(_fits, "the headroom was made for this head");
-        roomy
+        let _fits = buf.prepend(rest) && buf.prepend(first);
+        debug_assert!(_fits, "there is room for this head");
+        buf
     }
 
     /// Gives the buffer back after an attempt, for the next one.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::runtime::{self, FRESH_GRACE, Stream, TURNS};
+use crate::runtime::{self, FRESH_GRACE, Pooled, Stream, TURNS};
 
 use super::Worker;
 use super::downstream::Downstream;
@@ -24,8 +24,8 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
             runtime::give_way().await;
         }
         let after = match request::receive(&worker, &mut client).await {
-            // In a box of its own: an idle connection shall not pay for the room an exchange takes.
-            Ok(request) => Box::pin(exchange(&worker, &mut client, request)).await,
+            // In a place of its own: an idle connection shall not pay for the room an exchange takes.
+            Ok(request) => Pooled::new(|| exchange(&worker, &mut client, request)).await,
             Err(NoRequest::Closed) => return,
             Err(NoRequest::Rejected(error)) => respond::reject(&worker, &mut client, &error).await,
         };

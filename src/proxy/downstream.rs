@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::auth::key::KeyMemory;
 use crate::runtime::{self, Buf, Deadline, Reader, Stream, Writer};
 
 /// A client connection. The parts are separate so that an exchange can write while it watches.
@@ -17,6 +18,8 @@ pub(super) struct Downstream {
     pub(super) writer: Writer,
     /// The client's address as text, for X-Forwarded-For.
     pub(super) peer: Box<str>,
+    /// The API key it came with last.
+    pub(super) key: KeyMemory,
 }
 
 /// The client has left, or has sent nothing where it had to; there is nobody to answer.
@@ -42,6 +45,7 @@ impl Downstream {
             inlet,
             writer,
             peer: peer.to_canonical().to_string().into(),
+            key: KeyMemory::new(),
         }
     }
 }

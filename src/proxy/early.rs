@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
 use crate::openai::ApiError;
-use crate::runtime::Buf;
+use crate::runtime::{Buf, Scratch};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -24,7 +24,7 @@ pub(super) async fn begin(
     request: &mut Request,
 ) -> Result<(), Gone> {
     let keep_alive = request.keep_alive && !worker.is_draining();
-    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut head = Scratch::new();
     let mut writer = HeadWriter::new(&mut head);
     writer
         .status_line(http::StatusCode::OK)
@@ -55,7 +55,7 @@ pub(super) async fn comment(
     place: usize,
     wait_secs: u32,
 ) -> Result<(), Gone> {
-    let mut chunk = Vec::with_capacity(64);
+    let mut chunk = Scratch::new();
     push_chunk(&mut chunk, &comment_text(place, wait_secs));
     respond::write(worker, client, Buf::of(&chunk)).await
 }
@@ -70,9 +70,9 @@ pub(super) async fn fail(
     early: EarlyHead,
     error: &ApiError,
 ) -> Result<After, Gone> {
-    let mut event = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut event = Scratch::new();
     error.write_event(&mut event);
-    let mut chunks = Vec::with_capacity(event.len() + 64);
+    let mut chunks = Scratch::new();
     push_chunk(&mut chunks, &event);
     chunks.extend_from_slice(LAST_CHUNK);
     respond::write(worker, client, Buf::of(&chunks)).await?;
@@ -92,5 +92,3 @@ fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(data);
     out.extend_from_slice(b"\r\n");
 }
-
-const HEAD_BYTES_USUAL: usize = 384;

@@ -12,7 +12,7 @@ use std::task::Poll;
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
 use crate::nodes::{FailureReason, Permit, Slot};
 use crate::openai::ApiError;
-use crate::runtime::{self, Buf, HEADROOM, Reader, TURNS};
+use crate::runtime::{self, Buf, HEADROOM, Reader, Scratch, TURNS};
 use crate::upstream::Upstream;
 
 use super::Worker;
@@ -121,7 +121,7 @@ fn client_head(
     head: AnswerHead,
     passage: &Passage,
     keep_alive: bool,
-) -> Vec<u8> {
+) -> Scratch {
     let mut lines = head.lines;
     let mut writer = HeadWriter::new(&mut lines);
     match passage.outgoing() {
@@ -326,7 +326,7 @@ const EXPLANATION_BYTES_MAX: usize = 64 * 1024;
 /// What goes out in one step.
 struct Parcel {
     /// The response head, before the first bytes of the body.
-    lines: Option<Vec<u8>>,
+    lines: Option<Scratch>,
     received: Buf,
     ranges: Ranges,
 }

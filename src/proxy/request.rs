@@ -6,7 +6,7 @@ use crate::admission::TurnKey;
 use crate::auth::key::AuthError;
 use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
 use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
-use crate::runtime::{Buf, clock};
+use crate::runtime::{Buf, Scratch, clock};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -39,9 +39,9 @@ pub(super) struct Request {
     pub(super) content_type: Option<Box<[u8]>>,
     /// Whether the body was received whole and what follows it is kept for the next request.
     pub(super) is_body_received: bool,
-    /// `path?query`, then the field lines that go on to a node.
-    forwarded: Vec<u8>,
-    target_bytes: usize,
+    /// The field lines that go on to a node and the empty line behind them, then `path?query`.
+    forwarded: Scratch,
+    field_lines_bytes: usize,
     /// What was received: first the head, then what follows it.
     received: Buf,
     head_bytes: usize,
@@ -87,14 +87,13 @@ pub(super) enum NoRequest {
 
 impl Request {
     /// The request target in origin form, query included.
-    pub(super) fn target(&self) -> &str {
-        // Written by `forward` below from two valid strings.
-        std::str::from_utf8(&self.forwarded[..self.target_bytes]).unwrap_or("/")
+    pub(super) fn target(&self) -> &[u8] {
+        &self.forwarded[self.field_lines_bytes..]
     }
 
-    /// The client's end-to-end fields as canonical field lines.
+    /// The client's end-to-end fields as canonical field lines, with the empty line that ends a head.
     pub(super) fn field_lines(&self) -> &[u8] {
-        &self.forwarded[self.target_bytes..]
+        &self.forwarded[..self.field_lines_bytes]
     }
 
     /// Takes the received bytes: the window begins with the body, the head lies in front of it.
@@ -142,7 +141,7 @@ pub(super) async fn receive(
                     .deadline
                     .set_receiving(worker.shared.config.http.head_timeout);
             }
-            match digest(worker, client.inlet.held(), &mut scan, limits) {
+            match digest(worker, client, &mut scan, limits) {
                 Ok(Parsed::Complete {
                     head: mut request,
                     bytes,
@@ -171,17 +170,23 @@ pub(super) async fn receive(
     }
 }
 
-/// Reads the head at the beginning of `bytes`, if it is whole.
+/// Reads the head at the beginning of what is held, if it is whole.
 fn digest(
     worker: &Worker,
-    bytes: &[u8],
+    client: &mut Downstream,
     scan: &mut HeadScan,
     limits: &HeadLimits,
 ) -> Result<Parsed<Request>, http1::Reject> {
-    let (head, bytes) = match http1::parse_request(bytes, scan, limits)? {
+    let Downstream { inlet, key, .. } = client;
+    let bytes = inlet.held();
+    let mut forwarded = Scratch::new();
+    let (head, bytes) = match http1::parse_request_onward(bytes, scan, limits, &mut forwarded)? {
         Parsed::Complete { head, bytes } => (head, bytes),
         Parsed::Partial => return Ok(Parsed::Partial),
     };
+    http1::HeadWriter::new(&mut forwarded).end();
+    let field_lines_bytes = forwarded.len();
+    append_target(&mut forwarded, &head);
     let routed = route(&head.method.into(), head.path).map(|route| Routed {
         endpoint: route.endpoint,
         body: route.body,
@@ -190,7 +195,6 @@ fn digest(
     let is_multipart = routed
         .as_ref()
         .is_ok_and(|routed| routed.body == BodyKind::Multipart);
-    let (forwarded, target_bytes) = forward(&head);
     let client_id = head.x_request_id.and_then(RequestId::from_client);
     let request = Request {
         id: client_id.unwrap_or_else(|| worker.new_request_id()),
@@ -201,7 +205,7 @@ fn digest(
         expect_continue: head.expect_continue,
         body: head.body,
         route: routed,
-        authenticated: worker.authenticate(head.authorization, head.x_api_key),
+        authenticated: worker.authenticate(key, head.authorization, head.x_api_key),
         patience: head.patience.and_then(seconds),
         wait: None,
         early: None,
@@ -211,7 +215,7 @@ fn digest(
         content_type: head.content_type.filter(|_| is_multipart).map(Into::into),
         is_body_received: false,
         forwarded,
-        target_bytes,
+        field_lines_bytes,
         received: Buf::empty(),
         head_bytes: 0,
     };
@@ -228,21 +232,11 @@ fn seconds(value: &[u8]) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-/// The target and the fields that go on to a node, re-serialised one by one.
-fn forward(head: &RequestHead<'_>) -> (Vec<u8>, usize) {
-    let mut forwarded = Vec::with_capacity(FORWARDED_BYTES_USUAL);
-    forwarded.extend_from_slice(head.path.as_bytes());
+/// The target in origin form, query included.
+fn append_target(out: &mut Vec<u8>, head: &RequestHead<'_>) {
+    out.extend_from_slice(head.path.as_bytes());
     if let Some(query) = head.query {
-        forwarded.push(b'?');
-        forwarded.extend_from_slice(query.as_bytes());
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
     }
-    let target_bytes = forwarded.len();
-    let mut fields = http1::HeadWriter::new(&mut forwarded);
-    for (name, value) in head.end_to_end_fields() {
-        fields.field(name, value);
-    }
-    (forwarded, target_bytes)
 }
-
-/// Room for the forwarded part of an ordinary SDK request without growing.
-const FORWARDED_BYTES_USUAL: usize = 512;

@@ -50,7 +50,7 @@ impl RequestIds {
         prefix.copy_from_slice(PREFIX);
         let bytes = halves.into_iter().flat_map(u64::to_be_bytes);
         for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
         }
         RequestId(SmallVec::from_slice(&id))
     }
@@ -64,7 +64,18 @@ fn mix(mut value: u64) -> u64 {
 
 const PREFIX: &[u8] = b"req_";
 const GENERATED_BYTES: usize = 36;
-const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// The two hexadecimal digits of each byte.
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use crate::http1::{self, HeadWriter};
 use crate::openai::ApiError;
-use crate::runtime::Buf;
+use crate::runtime::{Buf, Scratch};
 use crate::telemetry::RejectionReason;
 
 use super::Worker;
@@ -106,7 +106,7 @@ pub(super) async fn content(
     trace: &mut Trace<'_>,
 ) -> After {
     let keep_alive = go_on_after(worker, client, request);
-    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut head = Scratch::new();
     let mut writer = HeadWriter::new(&mut head);
     writer
         .status_line(status)
@@ -246,9 +246,9 @@ impl Response {
 
 fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) -> Response {
     let Envelope { own, has_body } = envelope;
-    let mut body = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut body = Scratch::new();
     error.write_body(&mut body);
-    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    let mut head = Scratch::new();
     let mut writer = HeadWriter::new(&mut head);
     writer
         .status_line(error.status)
@@ -318,7 +318,6 @@ pub(super) fn rejection_reason(error: &ApiError) -> Option<RejectionReason> {
     })
 }
 
-const HEAD_BYTES_USUAL: usize = 384;
 /// How long, and for how many bytes, a closing connection is still read.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;

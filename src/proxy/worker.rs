@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 
 use crate::admission::{BufferBudget, LocalBudget, SeatAddress, TurnKey};
 use crate::auth::Scope;
-use crate::auth::key::{self, AuthError, KeySet};
+use crate::auth::key::{AuthError, KeyMemory, KeySet};
 use crate::config::Config;
 use crate::nodes::{
     Admission, CandidateLimits, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory,
@@ -203,6 +203,7 @@ impl Worker {
 
     pub(super) fn authenticate(
         &self,
+        memory: &mut KeyMemory,
         authorization: Option<&[u8]>,
         x_api_key: Option<&[u8]>,
     ) -> Result<TurnKey, AuthError> {
@@ -211,7 +212,7 @@ impl Worker {
         }
         let mut keys = self.keys.borrow_mut();
         let now_unix = self.shared.unix_secs.load(Ordering::Relaxed);
-        let identity = key::authenticate(keys.load(), authorization, x_api_key, now_unix)?;
+        let identity = memory.authenticate(keys.load(), authorization, x_api_key, now_unix)?;
         // A key made for something else is as good as none here, and is not told apart.
         if identity.scopes.contains(Scope::Inference) {
             Ok(identity.id.get())

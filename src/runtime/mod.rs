@@ -20,7 +20,9 @@ mod deadline;
 mod driver;
 mod listener;
 pub mod mailbox;
+mod pooled;
 mod reader;
+mod scratch;
 mod stream;
 mod task;
 
@@ -28,6 +30,8 @@ pub use buffer::{Buf, HEADROOM, LARGE, MEDIUM, SMALL};
 pub use deadline::{Deadline, FRESH_GRACE, close_idle};
 pub use driver::{Driver, DriverChoice, Preference, block_on, choose};
 pub use listener::Listener;
+pub use pooled::Pooled;
 pub use reader::Reader;
+pub use scratch::Scratch;
 pub use stream::{Stream, Writer, is_exhaustion};
 pub use task::{TURNS, give_way, panic_count, sleep, spawn, timeout};

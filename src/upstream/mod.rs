@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct PoolLimits {
 pub struct Pool {
     limits: PoolLimits,
     metrics: Recorder,
-    nodes: RefCell<HashMap<NodeId, NodePool>>,
+    nodes: RefCell<HashMap<NodeId, NodePool, BuildHasherDefault<NodeHasher>>>,
 }
 
 /// A connection to a node, counted for as long as it lives.
@@ -38,6 +39,10 @@ pub struct Upstream {
     pub stream: Stream,
     count: PoolGuard,
 }
+
+/// Node ids are small numbers of our own making: nobody outside can choose them to collide.
+#[derive(Default)]
+struct NodeHasher(u64);
 
 struct NodePool {
     count: PoolRecorder,
@@ -152,6 +157,24 @@ impl Pool {
             idle: Vec::new(),
         });
         pool.count.connection(PoolState::Active)
+    }
+}
+
+impl Hasher for NodeHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, number: u32) {
+        // An odd factor keeps neighbours apart in the high bits, which the map looks at first.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

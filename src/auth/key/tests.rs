@@ -233,3 +233,99 @@ fn ids_are_read_as_they_are_written() {
 fn an_identity_is_small_enough_to_copy_around() {
     assert!(size_of::<KeyIdentity>() <= 16);
 }
+
+/// Where the remembered value lies: it stays there as long as it is not recognised anew.
+fn remembered_at(memory: &KeyMemory) -> Option<*const u8> {
+    memory.known.as_ref().map(|known| known.value.as_ptr())
+}
+
+#[test]
+fn a_connection_is_asked_for_the_same_answer_without_a_digest_when_it_repeats_itself() {
+    let keys = Arc::new(set_of(3));
+    let mut memory = KeyMemory::new();
+    for (authorization, x_api_key) in [
+        (Some(&b"Bearer sk-1"[..]), None),
+        (None, Some(&b"sk-2"[..])),
+        (Some(&b"bearer  sk-2"[..]), None),
+    ] {
+        let plain = authenticate(&keys, authorization, x_api_key, NOW);
+        assert!(plain.is_ok());
+        let mut ask = || memory.authenticate(&keys, authorization, x_api_key, NOW);
+        assert_eq!(ask(), plain);
+        let place = remembered_at(&memory);
+        assert!(place.is_some());
+        assert_eq!(
+            memory.authenticate(&keys, authorization, x_api_key, NOW),
+            plain
+        );
+        assert_eq!(remembered_at(&memory), place);
+    }
+}
+
+#[test]
+fn what_a_connection_remembers_lets_nothing_else_in() {
+    let keys = Arc::new(set_of(3));
+    let mut memory = KeyMemory::new();
+    let mut ask = |authorization: Option<&[u8]>, x_api_key: Option<&[u8]>| {
+        memory.authenticate(&keys, authorization, x_api_key, NOW)
+    };
+    assert!(ask(Some(b"Bearer sk-1"), None).is_ok());
+    assert_eq!(ask(Some(b"Bearer sk-9"), None), Err(AuthError::Unknown));
+    assert_eq!(ask(Some(b"Bearer sk-1 "), None), Err(AuthError::Malformed));
+    assert_eq!(ask(Some(b"sk-1"), None), Err(AuthError::Malformed));
+    assert_eq!(ask(None, Some(b"Bearer sk-1")), Err(AuthError::Malformed));
+    assert_eq!(ask(None, None), Err(AuthError::Missing));
+    let both = ask(Some(b"Bearer sk-1"), Some(b"sk-2"));
+    assert_eq!(both, Err(AuthError::Conflicting));
+    assert!(ask(Some(b"Bearer sk-1"), Some(b"sk-1")).is_ok());
+    assert!(ask(Some(b"Bearer sk-1"), None).is_ok());
+}
+
+#[test]
+fn a_revoked_key_is_refused_at_once_although_its_connection_remembers_it() {
+    let mut memory = KeyMemory::new();
+    let before = Arc::new(set_of(3));
+    let value = Some(&b"Bearer sk-2"[..]);
+    assert!(memory.authenticate(&before, value, None, NOW).is_ok());
+    let after = Arc::new(set_of(2));
+    drop(before);
+    let refused = memory.authenticate(&after, value, None, NOW);
+    assert_eq!(refused, Err(AuthError::Unknown));
+    let again = Arc::new(set_of(3));
+    assert!(memory.authenticate(&again, value, None, NOW).is_ok());
+}
+
+#[test]
+fn a_remembered_key_expires_on_time() {
+    let mut entry = stored("sk-1", 1);
+    entry.expires_at = Some(NOW + 1);
+    let keys = Arc::new(KeySet::new(vec![entry]));
+    let mut memory = KeyMemory::new();
+    let mut ask = |now| memory.authenticate(&keys, Some(b"Bearer sk-1"), None, now);
+    assert!(ask(NOW).is_ok());
+    assert!(ask(NOW).is_ok());
+    assert_eq!(ask(NOW + 1), Err(AuthError::Expired));
+}
+
+#[test]
+fn a_connection_never_prints_the_key_it_remembers() {
+    let keys = Arc::new(set_of(3));
+    let mut memory = KeyMemory::new();
+    let value = Some(&b"Bearer sk-1"[..]);
+    assert!(memory.authenticate(&keys, value, None, NOW).is_ok());
+    assert_eq!(format!("{memory:?}"), "KeyMemory(***)");
+}
+
+#[test]
+fn bytes_are_equal_only_if_each_of_them_is() {
+    for length in 0..40 {
+        let one = vec![b'a'; length];
+        assert!(bool::from(ct_eq(&one, &one)));
+        assert!(!bool::from(ct_eq(&one, &vec![b'a'; length + 1])));
+        for at in 0..length {
+            let mut other = one.clone();
+            other[at] ^= 0x80;
+            assert!(!bool::from(ct_eq(&one, &other)), "{length} at {at}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use http::StatusCode;
+
 use super::super::*;
 
 /// One case of a corpus file.
@@ -161,9 +163,18 @@ pub(super) fn request_verdict(parts: &[&[u8]]) -> (String, String) {
     let (mut scan, mut received) = (HeadScan::new(), Vec::new());
     for part in parts {
         received.extend_from_slice(part);
-        match parse_request(&received, &mut scan, &HeadLimits::DEFAULT) {
+        let mut lines = b"before".to_vec();
+        let parsed = parse_request_onward(&received, &mut scan, &HeadLimits::DEFAULT, &mut lines);
+        if !matches!(parsed, Ok(Parsed::Complete { .. })) {
+            assert_eq!(
+                lines, b"before",
+                "nothing is written before a head is complete"
+            );
+        }
+        match parsed {
             Ok(Parsed::Partial) => {}
             Ok(Parsed::Complete { head, .. }) => {
+                assert_eq!(lines, written(b"before", None, head.end_to_end_fields()));
                 return (describe_request(&head), render(head.end_to_end_fields()));
             }
             Err(reject) => {
@@ -182,6 +193,19 @@ pub(super) fn request_verdict(parts: &[&[u8]]) -> (String, String) {
         }
     }
     ("partial".to_owned(), String::new())
+}
+
+/// What travels on, as the walk over the head should have written it.
+fn written(before: &[u8], status: Option<StatusCode>, fields: EndToEndFields<'_>) -> Vec<u8> {
+    let mut lines = before.to_vec();
+    let mut writer = HeadWriter::new(&mut lines);
+    if let Some(status) = status {
+        writer.status_line(status);
+    }
+    for (name, value) in fields {
+        writer.field(name, value);
+    }
+    lines
 }
 
 fn describe_request(head: &RequestHead<'_>) -> String {
@@ -212,9 +236,20 @@ pub(super) fn response_verdict(method: Method, parts: &[&[u8]]) -> (String, Stri
     let (mut scan, mut received) = (HeadScan::new(), Vec::new());
     for part in parts {
         received.extend_from_slice(part);
-        match parse_response(&received, method, &mut scan, &HeadLimits::DEFAULT) {
+        let mut lines = b"before".to_vec();
+        let limits = &HeadLimits::DEFAULT;
+        let parsed = parse_response_onward(&received, method, &mut scan, limits, &mut lines);
+        if !matches!(parsed, Ok(Parsed::Complete { .. })) {
+            assert_eq!(
+                lines, b"before",
+                "nothing is written before a head is complete"
+            );
+        }
+        match parsed {
             Ok(Parsed::Partial) => {}
             Ok(Parsed::Complete { head, .. }) => {
+                let fields = head.end_to_end_fields();
+                assert_eq!(lines, written(b"before", Some(head.status), fields));
                 return (describe_response(&head), render(head.end_to_end_fields()));
             }
             Err(bad) => return (format!("bad: {}", bad.reason), String::new()),

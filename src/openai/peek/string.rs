@@ -139,7 +139,11 @@ fn code_unit(input: &[u8]) -> Option<(u32, &[u8])> {
 /// Whether the content of a valid string token means `name`.
 #[inline]
 pub(super) fn means(content: &[u8], name: &str) -> bool {
-    content == name.as_bytes() || (content.contains(&b'\\') && means_escaped(content, name))
+    if content.first() != Some(&b'\\') && content.first() != name.as_bytes().first() {
+        return false;
+    }
+    content == name.as_bytes()
+        || (content.len() > name.len() && content.contains(&b'\\') && means_escaped(content, name))
 }
 
 #[cold]
@@ -150,7 +154,7 @@ fn means_escaped(content: &[u8], name: &str) -> bool {
 
 /// Unescapes the content of a valid string token. What is not valid is left out.
 pub(super) fn unescape(content: &str) -> Cow<'_, str> {
-    if content.contains('\\') {
+    if memchr::memchr(b'\\', content.as_bytes()).is_some() {
         Cow::Owned(unescape_owned(content))
     } else {
         Cow::Borrowed(content)

@@ -61,27 +61,11 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
     loop {
         rest = skip_space(rest).strip_prefix(b"\"")?;
         let (name, behind) = rest.split_at_checked(memchr::memchr(b'"', rest)?)?;
-        if !name
-            .iter()
-            .all(|byte| byte.is_ascii_lowercase() || *byte == b'_')
-        {
-            return None;
-        }
         let number = skip_space(skip_space(behind.strip_prefix(b"\"")?).strip_prefix(b":")?);
-        let digits = number
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
-        if !(1..=PLAIN_DIGITS_MAX).contains(&digits) {
+        let (value, behind) = plain_number(number)?;
+        if !counts.file(name, value) && !is_plain_name(name) {
             return None;
         }
-        let (digits, behind) = number.split_at_checked(digits)?;
-        let value = digits.iter().fold(0_u64, |value, digit| {
-            value
-                .wrapping_mul(10)
-                .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
-        });
-        counts.file(name, value);
         match skip_space(behind) {
             [b',', tail @ ..] => rest = tail,
             [b'}', tail @ ..] => {
@@ -92,6 +76,28 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
             _ => return None,
         }
     }
+}
+
+/// `1*18DIGIT` as a number, and what follows it.
+#[inline]
+fn plain_number(input: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut value, mut rest) = (0_u64, input);
+    while let [digit @ b'0'..=b'9', tail @ ..] = rest {
+        value = value
+            .wrapping_mul(10)
+            .wrapping_add(u64::from(digit.wrapping_sub(b'0')));
+        rest = tail;
+    }
+    let digit_count = input.len().saturating_sub(rest.len());
+    (1..=PLAIN_DIGITS_MAX)
+        .contains(&digit_count)
+        .then_some((value, rest))
+}
+
+/// Whether a name holds nothing that would have to be unescaped or looked at closely.
+fn is_plain_name(name: &[u8]) -> bool {
+    name.iter()
+        .all(|byte| byte.is_ascii_lowercase() || *byte == b'_')
 }
 
 fn skip_space(slice: &[u8]) -> &[u8] {
@@ -167,7 +173,8 @@ impl ObjectReader {
         if self.depth > 0 {
             return;
         }
-        self.counts.file(name.bytes(), value);
+        // Members of other names do not count.
+        let _ = self.counts.file(name.bytes(), value);
     }
 }
 
