@@ -108,13 +108,14 @@ fn haproxy(stage: &Stage<'_>, program: &Path) -> Result<Contender, Failure> {
     } else {
         ""
     };
+    // Each connection is two descriptors, of which not every machine has as many as it likes.
     let config = directory.join("haproxy.cfg");
     fs::write(
         &config,
         format!(
             "global
     nbthread 1
-    maxconn 24000
+    maxconn 8000
 defaults
     mode http
     timeout connect 5s
