@@ -9,6 +9,7 @@
 
 mod limits;
 mod signals;
+mod supervisor;
 mod worker;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
 use signals::{Request, Signals};
+use supervisor::Supervisor;
 use worker::{Connections, WorkerStart};
 
 /// Blocks the signals a server waits for, in this thread and every thread it starts from now on. Only
@@ -70,6 +72,7 @@ pub struct Server {
     /// Accept tasks that run, of all workers.
     accepting: Arc<AtomicUsize>,
     signals: Signals,
+    supervisor: Supervisor,
     access_log: Option<AccessLogWriter>,
 }
 
@@ -135,11 +138,14 @@ impl Server {
             "listening on {address} with {worker_count} workers, at most {connection_count_max} \
              connections"
         ));
+        let supervisor = Supervisor::of_environment();
+        supervisor.ready(&format!("listening on {address}"));
         Ok(Self {
             address,
             shared,
             accepting,
             signals,
+            supervisor,
             access_log: access_log_writer,
         })
     }
@@ -166,6 +172,7 @@ impl Server {
     /// Serves until a signal ends it, then drains.
     pub fn run(self) -> Ending {
         self.signals.wait_for_end();
+        self.supervisor.stopping();
         let ending = self.drain();
         if let Some(writer) = self.access_log {
             writer.finish();
