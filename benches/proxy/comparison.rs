@@ -217,7 +217,10 @@ fn draw(csv: &Path, title: &str) -> Result<Option<PathBuf>, Failure> {
 const SUBJECTS: [(&str, &str); 3] = [
     ("unary", "Short chats, by connections"),
     ("bodies", "Chats by size, 64 connections"),
-    ("sse", "Streams (latency: the gap between two events)"),
+    (
+        "sse",
+        "Streams (latency: the gap between two events; a request: an event)",
+    ),
 ];
 const REQUEST_COLUMNS: &str = "\
 | case | contender | CPU per request, µs | ÷ router: median (min–max) | requests/s | ÷ router | p50, ms | p99, ms |
