@@ -6,22 +6,16 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
-#![allow(
-    clippy::disallowed_types,
-    reason = "the threads of a test wait for each other"
-)]
 
 mod support;
 
-use std::sync::Mutex;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::corpus::{self, SMALL_BODY, with_chunks, with_fields};
 use support::{
-    DEADLINE, End, RawClient, RouterConfig, ScriptedNode, chat, eventually, fixed, on_both_drivers,
-    pause, post,
+    End, RawClient, RouterConfig, ScriptedNode, chat, eventually, fixed, on_both_drivers, pause,
+    post,
 };
 
 const LIST: &[u8] = b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n";
@@ -396,55 +390,6 @@ fn a_thousand_connections_without_a_byte_are_all_closed() {
         drop(clients);
         router.settles();
     });
-}
-
-#[test]
-fn more_than_max_concurrent_is_a_503_with_retry_after() {
-    on_both_drivers(|driver| {
-        saturated(
-            driver,
-            RouterConfig::new(driver).set("load_manager.max_concurrent", 1),
-            10,
-        );
-    });
-}
-
-#[test]
-fn a_node_without_a_free_slot_is_a_503_with_retry_after() {
-    on_both_drivers(|driver| saturated(driver, RouterConfig::new(driver), 1));
-}
-
-/// One request is under way; a second one is refused until the first has ended.
-fn saturated(_: support::Driver, config: RouterConfig, slots: u32) {
-    let (go_on, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
-    let node = ScriptedNode::start(move |call| {
-        call.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
-        wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
-        call.send(b"k");
-    });
-    let router = config.node_with("n", &node, "m", slots, "").start();
-    let mut first = router.connect();
-    first.send(&chat());
-    assert_eq!(first.head().status, 200);
-    let mut second = router.connect();
-    for _ in 0..2 {
-        second.send(&chat());
-        let response = second.response();
-        assert_eq!(response.status, 503);
-        assert_eq!(
-            response.text(),
-            r#"{"error":{"message":"Service overloaded. Please retry later.","type":"service_unavailable","code":"queue_full"}}"#
-        );
-        assert_eq!(response.head.field("retry-after"), Some("1"));
-    }
-    assert_eq!(node.request_count(), 1);
-    go_on.send(()).unwrap();
-    assert_eq!(first.read_exact(2), b"ok");
-    // The slot was given back before the last byte went out.
-    second.send(&chat());
-    go_on.send(()).unwrap();
-    assert_eq!(second.response().text(), "ok");
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub trait Server: Clone + fmt::Debug {
     fn contend(&self);
     /// Nobody waits any more.
     fn settle(&self);
-    /// The names of the groups it belongs to.
-    fn group_names(&self) -> impl Iterator<Item = &str>;
+    /// Whether no slot of it is taken: then none will come back that takes the mark away.
+    fn is_idle(&self) -> bool;
 }
 
 /// Who waiting requests wait for: the nodes of a model.

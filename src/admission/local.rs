@@ -177,6 +177,17 @@ impl<G: Group> LocalAdmission<G> {
         self.call(&called);
     }
 
+    /// A slot of another server for a request that has a permit and lost its own, although others may
+    /// wait: those lack a permit.
+    pub fn move_on(&self, group: &G, is_wanted: impl Fn(&G::Server) -> bool) -> Option<Served<G>> {
+        let mut called = Called::new();
+        let server = self.shared().with_queues(|queues, counters| {
+            queues.move_on(counters, group, is_wanted, &mut called)
+        });
+        self.call(&called);
+        server.map(|server| self.slot_taken(server))
+    }
+
     /// The node table, now of `generation`, or the state of a node has changed: waiting requests follow.
     /// `resolve` gives what a model's name means now.
     pub fn refresh(&self, generation: u64, resolve: impl Fn(&str) -> Option<Arc<G>>) {
@@ -208,13 +219,15 @@ impl<G: Group> LocalAdmission<G> {
         self.shared().backpressure()
     }
 
-    fn permit_taken(&self) -> Permit<G> {
+    /// The guard of a permit that was taken.
+    pub(super) fn permit_taken(&self) -> Permit<G> {
         Permit {
             admission: self.clone(),
         }
     }
 
-    fn slot_taken(&self, server: G::Server) -> Served<G> {
+    /// The guard of a slot that was taken.
+    pub(super) fn slot_taken(&self, server: G::Server) -> Served<G> {
         Served {
             admission: self.clone(),
             server: Some(server),

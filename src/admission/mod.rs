@@ -109,6 +109,15 @@ impl<G: Group> fmt::Debug for Admission<G> {
 #[cfg(loom)]
 mod loom_models;
 #[cfg(test)]
+#[cfg(not(loom))]
+mod queues_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod simulation;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod stress_tests;
+#[cfg(test)]
 mod test_group;
 #[cfg(test)]
 #[cfg(not(loom))]

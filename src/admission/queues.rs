@@ -161,11 +161,10 @@ impl<G: Group> Queues<G> {
             counters.waiting.release();
             return Entry::Refused(refusal);
         }
-        // Marked first, then looked once more: what was given back before saw no mark.
-        for server in asker.group.servers() {
-            server.contend();
-        }
-        if let Some(server) = self.try_serve_newcomer(counters, asker.group, called) {
+        // The servers of a queue that exists are marked already.
+        if waiting == 0
+            && let Some(server) = self.look_once_more(counters, asker.group, called)
+        {
             counters.waiting.release();
             return Entry::Served(server);
         }
@@ -207,14 +206,15 @@ impl<G: Group> Queues<G> {
     ) -> bool {
         let mut has_served = false;
         loop {
-            // Whoever waits for this server waits in the queue of one of its groups.
-            let waits = server.group_names().filter_map(|name| {
-                let queue = self.by_name.get(name)?;
-                let member = queue.group.member(server)?.clone();
+            // Asks the groups, not the server: it may have joined one since its slot was taken.
+            let waits = self.by_name.iter().filter_map(|(name, queue)| {
+                let member = queue.group.member(server)?;
                 Some((queue.turns.next_ticket()?, name, member))
             });
             let oldest = waits.min_by_key(|(ticket, ..)| *ticket);
-            let Some((_, name, member)) = oldest else {
+            let Some((name, member)) =
+                oldest.map(|(_, name, member)| (name.clone(), member.clone()))
+            else {
                 server.settle();
                 return has_served;
             };
@@ -225,7 +225,7 @@ impl<G: Group> Queues<G> {
                 counters.in_flight.release();
                 return has_served;
             }
-            self.grant(counters, name, member, called);
+            self.grant(counters, &name, member, called);
             has_served = true;
         }
     }
@@ -261,8 +261,23 @@ impl<G: Group> Queues<G> {
         counters.in_flight.settle();
     }
 
+    /// Takes a slot for a request that has a permit and lost its server. Whoever can be served is served
+    /// first: those who still wait then lack a permit, which this request does not take from them.
+    pub(super) fn move_on(
+        &mut self,
+        counters: Counters<'_>,
+        group: &G,
+        is_wanted: impl Fn(&G::Server) -> bool,
+        called: &mut Called,
+    ) -> Option<G::Server> {
+        self.serve_all(counters, called);
+        let mut wanted = group.servers().iter().filter(|server| is_wanted(server));
+        wanted.find(|server| server.try_take_in_turn()).cloned()
+    }
+
     /// Follows a change of the groups, now of `generation`: `resolve` gives what a name means now.
-    /// Requests whose group no longer serves are told so, servers that joined serve at once.
+    /// Requests whose group no longer serves are told so, servers that joined serve at once. Word of a
+    /// generation that others have already left behind changes nothing.
     pub(super) fn refresh(
         &mut self,
         counters: Counters<'_>,
@@ -270,17 +285,21 @@ impl<G: Group> Queues<G> {
         resolve: impl Fn(&str) -> Option<Arc<G>>,
         called: &mut Called,
     ) {
+        if generation < self.generation {
+            return;
+        }
         self.generation = generation;
-        let names: Vec<Box<str>> = self.by_name.keys().cloned().collect();
+        let mut names: Vec<Box<str>> = self.by_name.keys().cloned().collect();
+        // The order of a hash map is different in every process.
+        names.sort_unstable();
         for name in names {
             match resolve(&name).filter(|group| group.is_available()) {
                 Some(group) => {
-                    for server in group.servers() {
-                        server.contend();
-                    }
+                    contend_all(&*group);
                     if let Some(queue) = self.by_name.get_mut(&name) {
-                        queue.group = group;
+                        let before = std::mem::replace(&mut queue.group, group);
                         queue.publish();
+                        self.settle_idle(&before);
                     }
                 }
                 None => self.dissolve(counters, &name, called),
@@ -331,12 +350,33 @@ impl<G: Group> Queues<G> {
         }
     }
 
+    /// Marks the servers of a group in whose queue nobody waits yet, and only then looks again: what was
+    /// given back before saw no mark.
+    fn look_once_more(
+        &mut self,
+        counters: Counters<'_>,
+        group: &Arc<G>,
+        called: &mut Called,
+    ) -> Option<G::Server> {
+        contend_all(&**group);
+        let server = self.try_serve_newcomer(counters, group, called)?;
+        self.settle_idle(group);
+        Some(server)
+    }
+
     fn is_wanted(&self, server: &G::Server) -> bool {
-        server.group_names().any(|name| {
-            self.by_name
-                .get(name)
-                .is_some_and(|queue| queue.group.member(server).is_some())
-        })
+        let mut queues = self.by_name.values();
+        queues.any(|queue| queue.group.member(server).is_some())
+    }
+
+    /// Nobody waits for `group` any more. Its busy servers lose their marks as their slots come back;
+    /// an idle one would keep its mark, and get no newcomer while others have room.
+    fn settle_idle(&self, group: &G) {
+        for server in group.servers() {
+            if server.is_idle() && !self.is_wanted(server) {
+                server.settle();
+            }
+        }
     }
 
     fn push(&mut self, asker: &Asker<'_, G>) -> Ticket {
@@ -388,17 +428,20 @@ impl<G: Group> Queues<G> {
                 called.push(address);
             }
             queue.publish();
+            self.settle_idle(&queue.group);
         }
     }
 
     /// After somebody left the queue of `name`.
     fn shrunk(&mut self, counters: Counters<'_>, name: &str) {
-        if let Some(queue) = self.by_name.get(name) {
-            queue.publish();
-            if queue.turns.is_empty() {
-                // Its servers lose their marks as their slots come back.
-                self.by_name.remove(name);
-            }
+        let Some(queue) = self.by_name.get(name) else {
+            return;
+        };
+        queue.publish();
+        if queue.turns.is_empty()
+            && let Some(queue) = self.by_name.remove(name)
+        {
+            self.settle_idle(&queue.group);
         }
         if self.is_empty() {
             counters.in_flight.settle();
@@ -410,6 +453,12 @@ impl<G: Group> Queue<G> {
     fn publish(&self) {
         let waiting = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
         self.group.publish_waiting(waiting);
+    }
+}
+
+fn contend_all<G: Group>(group: &G) {
+    for server in group.servers() {
+        server.contend();
     }
 }
 

@@ -7,13 +7,14 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::{Admission, AdmissionLimits, Group, LimitedCounter, LocalAdmission, Server};
+#[cfg(not(loom))]
+use super::{Admission, AdmissionLimits, LocalAdmission};
+use super::{Group, LimitedCounter, Server};
 
 #[derive(Debug)]
 pub(super) struct TestServer {
     pub(super) slots: LimitedCounter,
     is_online: AtomicBool,
-    groups: Vec<&'static str>,
 }
 
 #[derive(Debug)]
@@ -24,14 +25,14 @@ pub(super) struct TestGroup {
 }
 
 impl TestServer {
-    pub(super) fn new(slots: u32, groups: &[&'static str]) -> Arc<Self> {
+    pub(super) fn new(slots: u32) -> Arc<Self> {
         Arc::new(Self {
             slots: LimitedCounter::new(slots),
             is_online: AtomicBool::new(true),
-            groups: groups.to_vec(),
         })
     }
 
+    #[cfg(not(loom))]
     pub(super) fn set_online(&self, is_online: bool) {
         self.is_online.store(is_online, Ordering::Relaxed);
     }
@@ -50,6 +51,7 @@ impl TestGroup {
         })
     }
 
+    #[cfg(not(loom))]
     pub(super) fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -78,8 +80,8 @@ impl Server for Arc<TestServer> {
         self.slots.settle();
     }
 
-    fn group_names(&self) -> impl Iterator<Item = &str> {
-        self.groups.iter().copied()
+    fn is_idle(&self) -> bool {
+        self.slots.load().count == 0
     }
 }
 
@@ -117,6 +119,7 @@ impl Group for TestGroup {
 }
 
 /// Admission of one worker that is alone.
+#[cfg(not(loom))]
 pub(super) fn alone(limits: AdmissionLimits) -> LocalAdmission<TestGroup> {
     LocalAdmission::new(Arc::new(Admission::new(limits, |_| {})), 0)
 }

@@ -33,7 +33,7 @@ fn occupancy(count: u32, limit: u32) -> Occupancy {
 
 /// A place in the queue of a group that never serves; `None` if waiting is refused.
 fn try_wait(admission: &LocalAdmission<TestGroup>) -> Option<Place<TestGroup>> {
-    let server = TestServer::new(0, &["m"]);
+    let server = TestServer::new(0);
     let demand = Demand {
         group: &TestGroup::new("m", &[&server]),
         generation: 0,
@@ -253,4 +253,34 @@ fn threads_never_reserve_more_bytes_than_the_budget() {
         }
     });
     assert_eq!(shared.reserved_bytes(), 0);
+}
+
+#[test]
+fn a_request_that_lost_its_server_moves_on_although_others_wait_for_a_permit() {
+    let admission = admission(1, 100);
+    let server = TestServer::new(1, &["m"]);
+    let group = TestGroup::new("m", &[&server]);
+    let permit = admission.try_enter().unwrap();
+    let demand = Demand {
+        group: &group,
+        generation: 0,
+        key: 0,
+        limits: QueueLimits {
+            max_size: usize::MAX,
+            max_place: usize::MAX,
+        },
+    };
+    let Admittance::Waits(mut place) = admission.ask(&demand) else {
+        panic!("there is no permit");
+    };
+    assert!(admission.move_on(&group, |_| false).is_none(), "all tried");
+    let slot = admission.move_on(&group, |_| true).unwrap();
+    assert!(
+        admission.move_on(&group, |_| true).is_none(),
+        "no slot left"
+    );
+    // What it gives back is for whoever waits.
+    drop((slot, permit));
+    let context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(place.poll_turn(&context).is_ready());
 }

@@ -120,8 +120,21 @@ pub(super) const fn hex_value(digit: u8) -> Option<u64> {
     }
 }
 
-/// Whether every `%` is followed by two hexadecimal digits (RFC 3986 section 2.1).
-pub(super) fn has_valid_percent_encoding(bytes: &[u8]) -> bool {
+/// Whether `bytes` are of `set`, which has `%` in it, and every `%` is followed by two hexadecimal digits
+/// (RFC 3986 section 2.1).
+pub(super) fn is_percent_encoded(bytes: &[u8], set: &ByteSet) -> bool {
+    let mut has_percent = false;
+    for &byte in bytes {
+        if !set.contains(byte) {
+            return false;
+        }
+        has_percent |= byte == b'%';
+    }
+    !has_percent || has_valid_percent_encoding(bytes)
+}
+
+#[cold]
+fn has_valid_percent_encoding(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(at) = memchr::memchr(b'%', rest) {
         match rest.get(at..) {

@@ -113,12 +113,24 @@ fn read<'a>(
     limits: &HeadLimits,
     mut onward: Onward<'_>,
 ) -> Result<Parsed<RequestHead<'a>>, Reject> {
-    if scan.is_fresh() {
-        if let Ok(parsed) = read_whole(bytes, limits, &mut onward) {
-            return Ok(parsed);
-        }
-        onward.restart();
+    if scan.is_fresh()
+        && let Ok(parsed) = read_whole(bytes, limits, &mut onward)
+    {
+        return Ok(parsed);
     }
+    read_by_lines(bytes, scan, limits, onward)
+}
+
+/// What the first look at a head does not accept: it is not whole yet, or it is not valid.
+#[cold]
+#[inline(never)]
+fn read_by_lines<'a>(
+    bytes: &'a [u8],
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    mut onward: Onward<'_>,
+) -> Result<Parsed<RequestHead<'a>>, Reject> {
+    onward.restart();
     let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
@@ -198,6 +210,7 @@ impl std::fmt::Debug for RequestHead<'_> {
 
 /// Reads a head that is whole in `bytes`, at least as strictly as the line scan. An error only
 /// means "not accepted here"; it is the verdict if the scan has nothing to say about the bytes.
+#[inline(always)]
 fn read_whole<'a>(
     bytes: &'a [u8],
     limits: &HeadLimits,

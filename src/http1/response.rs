@@ -82,12 +82,25 @@ fn read<'a>(
     limits: &HeadLimits,
     mut onward: Onward<'_>,
 ) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
-    if scan.is_fresh() {
-        if let Ok(parsed) = read_whole(bytes, request_method, limits, &mut onward) {
-            return Ok(parsed);
-        }
-        onward.restart();
+    if scan.is_fresh()
+        && let Ok(parsed) = read_whole(bytes, request_method, limits, &mut onward)
+    {
+        return Ok(parsed);
     }
+    read_by_lines(bytes, request_method, scan, limits, onward)
+}
+
+/// What the first look at a head does not accept: it is not whole yet, or it is not valid.
+#[cold]
+#[inline(never)]
+fn read_by_lines<'a>(
+    bytes: &'a [u8],
+    request_method: Method,
+    scan: &mut HeadScan,
+    limits: &HeadLimits,
+    mut onward: Onward<'_>,
+) -> Result<Parsed<ResponseHead<'a>>, BadResponse> {
+    onward.restart();
     let Some(bytes_consumed) = scan.advance(bytes, limits, &START_LINE)? else {
         return Ok(Parsed::Partial);
     };
@@ -108,6 +121,7 @@ impl<'a> ResponseHead<'a> {
 
 /// Reads a head that is whole in `bytes`, at least as strictly as the line scan. An error only
 /// means "not accepted here"; it is the verdict if the scan has nothing to say about the bytes.
+#[inline(always)]
 fn read_whole<'a>(
     bytes: &'a [u8],
     request_method: Method,

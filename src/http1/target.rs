@@ -5,9 +5,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::grammar::{
-    IPV_FUTURE, PATH_AND_QUERY, REG_NAME, has_valid_percent_encoding, parse_decimal,
-};
+use super::grammar::{IPV_FUTURE, PATH_AND_QUERY, REG_NAME, is_percent_encoded, parse_decimal};
 use super::request::Method;
 use super::verdict::{self, Reject};
 
@@ -49,7 +47,7 @@ impl<'a> Target<'a> {
 
     fn from_path(path_and_query: &'a str, authority: Option<&'a str>) -> Result<Self, Reject> {
         let bytes = path_and_query.as_bytes();
-        if !PATH_AND_QUERY.contains_all(bytes) || !has_valid_percent_encoding(bytes) {
+        if !is_percent_encoded(bytes, &PATH_AND_QUERY) {
             return Err(verdict::TARGET);
         }
         let mark = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
@@ -95,7 +93,7 @@ pub(super) fn is_valid_host(host_and_port: &str) -> bool {
 }
 
 fn is_valid_reg_name(host: &str) -> bool {
-    REG_NAME.contains_all(host.as_bytes()) && has_valid_percent_encoding(host.as_bytes())
+    is_percent_encoded(host.as_bytes(), &REG_NAME)
 }
 
 /// `IPv6address / IPvFuture` (RFC 3986 section 3.2.2); zone identifiers are not part of it.

@@ -54,6 +54,11 @@ impl<'a> HeadWriter<'a> {
     /// `HTTP/1.1 code reason` with the registered reason phrase, empty for an unregistered code.
     /// Also for HTTP/1.0 clients: RFC 9110 section 2.5 has a server state its own version.
     pub fn status_line(&mut self, status: StatusCode) -> &mut Self {
+        // What nearly every answer begins with.
+        if status == StatusCode::OK {
+            self.put(b"HTTP/1.1 200 OK\r\n");
+            return self;
+        }
         self.put(b"HTTP/1.1 ");
         self.put(status.as_str().as_bytes());
         self.put(b" ");

@@ -36,8 +36,8 @@ impl Server for Arc<Node> {
         self.live.settle();
     }
 
-    fn group_names(&self) -> impl Iterator<Item = &str> {
-        self.models.iter().map(|name| &**name)
+    fn is_idle(&self) -> bool {
+        self.live.slots().count == 0
     }
 }
 
@@ -93,3 +93,8 @@ impl Group for Model {
         self.stats.publish_waiting(waiting);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "line_tests.rs"]
+mod tests;

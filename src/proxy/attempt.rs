@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::http1::{
     self, HeadLimits, HeadScan, HeadWriter, Method, Parsed, ResponseBody, ResponseHead,
 };
-use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Selection, Slot};
+use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Slot};
 use crate::openai::ApiError;
 use crate::runtime::{self, Buf, HEADROOM, Scratch, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
@@ -111,9 +111,9 @@ pub(super) async fn obtain(
         } else {
             tried.push(node.id);
             drop(slot);
-            slot = match Rc::clone(&plan.model).select(&tried) {
-                Selection::Slot(slot, _) => slot,
-                _ => return Err(failure.into_stop(limit)),
+            slot = match worker.select_again(Rc::clone(&plan.model), &tried) {
+                Some(slot) => slot,
+                None => return Err(failure.into_stop(limit)),
             };
         }
         retries += 1;

@@ -14,7 +14,7 @@ use crate::auth::key::{AuthError, KeyMemory, KeySet};
 use crate::config::Config;
 use crate::nodes::{
     Admission, CandidateLimits, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory,
-    NodeId, NodeTable, ResolvedModel, Served, Slot,
+    NodeId, NodeTable, ResolvedModel, Selection, Served, Slot,
 };
 use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
@@ -229,6 +229,18 @@ impl Worker {
     /// Takes over a slot that was handed over.
     pub(super) fn adopt(&self, served: Served) -> Option<Slot> {
         self.candidates.borrow_mut().adopt(served)
+    }
+
+    /// A slot of a node that was not tried yet, for a request that keeps its permit.
+    pub(super) fn select_again(&self, model: Rc<ResolvedModel>, tried: &[NodeId]) -> Option<Slot> {
+        match model.select(tried) {
+            Selection::Slot(slot, _) => Some(slot),
+            Selection::NoSlot(model) => {
+                let is_untried = |node: &Arc<Node>| !tried.contains(&node.id);
+                self.adopt(self.admission.move_on(model.model(), is_untried)?)
+            }
+            Selection::NoOnlineNode(_) | Selection::UnknownModel => None,
+        }
     }
 
     pub(super) fn node_table(&self) -> Arc<NodeTable> {

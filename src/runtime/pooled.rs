@@ -22,12 +22,14 @@ pub struct Pooled<F> {
     future: PhantomData<F>,
 }
 
-impl<F: Future> Pooled<F> {
+impl<F> Pooled<F> {
     const UNIT_COUNT: usize = {
         assert!(align_of::<F>() <= align_of::<Unit>());
         size_of::<F>().next_multiple_of(CLASS_BYTES) / size_of::<Unit>()
     };
+}
 
+impl<F: Future> Pooled<F> {
     /// Puts the future that `make` returns into a block.
     #[inline]
     pub fn new(make: impl FnOnce() -> F) -> Self {
@@ -68,10 +70,7 @@ impl<F> Drop for Pooled<F> {
         unsafe {
             self.block.cast::<F>().drop_in_place();
         }
-        give_back(
-            self.block,
-            size_of::<F>().next_multiple_of(CLASS_BYTES) / size_of::<Unit>(),
-        );
+        give_back(self.block, Self::UNIT_COUNT);
     }
 }
 

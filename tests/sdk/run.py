@@ -16,8 +16,10 @@ import unittest
 from pathlib import Path
 
 try:
+    import aiohttp  # noqa: F401
     import httpx  # noqa: F401
     import openai  # noqa: F401
+    import requests  # noqa: F401
 except ImportError as missing:
     sys.exit(f"{missing}: run tools/setup, then tools/test")
 
@@ -61,14 +63,14 @@ def run_python(module):
     return unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
 
 
-def run_node(counts):
+def run_node(counts, script):
     node = shutil.which("node")
     modules = Path(sys.prefix) / "node_modules"
     if node is None or not (modules / "openai").is_dir():
         sys.exit("no Node or no openai package for it: run tools/setup, then tools/test")
     try:
         finished = subprocess.run(
-            [node, "--test", "--test-reporter=tap", str(HERE / "openai.test.cjs")],
+            [node, "--test", "--test-reporter=tap", str(HERE / script)],
             env={**os.environ, "NODE_PATH": str(modules)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -93,12 +95,25 @@ def run_on(binary, io_driver, counts):
         os.environ["LLM_ROUTER_TEST_NODES"] = ",".join(running.nodes.values())
         for module in ("test_openai", "test_http"):
             counts.add_python(run_python(module))
-        run_node(counts)
+        run_node(counts, "openai.test.cjs")
     finally:
         code = running.close()
     counts.add("the router drains and exits with 0 on SIGTERM", code == 0)
     if code != 0:
         print(f"exit code {code}\n{running.router.output()}")
+    run_queue_on(binary, io_driver, counts)
+
+
+def run_queue_on(binary, io_driver, counts):
+    """Clients whose requests wait; the Python tests bring a router each."""
+    os.environ["LLM_ROUTER_TEST_IO_DRIVER"] = io_driver
+    counts.add_python(run_python("test_queue"))
+    queueing = stack.QueueStack(binary, io_driver, **stack.WAITING_STREAMS)
+    try:
+        os.environ["LLM_ROUTER_TEST_QUEUE_URL"] = queueing.url
+        run_node(counts, "queue.test.cjs")
+    finally:
+        queueing.close()
 
 
 def main():

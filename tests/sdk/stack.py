@@ -21,6 +21,15 @@ EMBEDDING_MODEL = "all-minilm-l6-v2"
 SLOW_MODEL = "slow-model"
 ALIAS = "gpt-4o-mini"
 TOKENS = 16
+BUSY_MODEL = "busy-model"
+STUCK_MODEL = "stuck-model"
+# Streams that begin while they wait, at most two seconds: a turn comes in time at one node, not at the
+# other.
+WAITING_STREAMS = {
+    "nodes": {BUSY_MODEL: 1500, STUCK_MODEL: 4000},
+    "queue.stream_position": "true",
+    "load_manager.default_timeout_secs": 2,
+}
 
 DEADLINE_SECS = 20.0
 ADDRESS = re.compile(r"\b127\.0\.0\.1:([1-9][0-9]*)\b")
@@ -57,8 +66,9 @@ class Process:
         self.reader.start()
 
     def _read(self):
-        for line in self.child.stdout:
-            self.lines.append(line)
+        with self.child.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
 
     def output(self):
         return "".join(self.lines)
@@ -140,3 +150,59 @@ class Stack:
         codes = [process.stop() for process in reversed(self.processes)]
         self.folder.cleanup()
         return codes[0] if codes else None
+
+
+class QueueStack(Stack):
+    """Nodes that work on one request at a time, and a router before them.
+
+    `nodes` gives for each model the milliseconds its node takes, `settings` further settings of the
+    router by their path in the file.
+    """
+
+    def __init__(self, binary, io_driver, nodes, **settings):
+        self.folder = tempfile.TemporaryDirectory(prefix="llm-router-sdk-")
+        self.processes = []
+        try:
+            self.nodes = {
+                model: self._node(
+                    binary,
+                    model,
+                    model,
+                    ["--slots", "1", "--first-token-ms", milliseconds, "--token-interval-ms", "1"],
+                )
+                for model, milliseconds in nodes.items()
+            }
+            config = Path(self.folder.name) / "config.toml"
+            config.write_text(
+                '[server]\nhost = "127.0.0.1"\nport = 0\nworkers = 2\ndrain_announce_secs = 0\n'
+                f'io_driver = "{io_driver}"\ndata_dir = "{self.folder.name}/data"\n'
+                f'[auth]\napi_keys = ["{KEY}"]\n'
+                + "".join(
+                    f'[[nodes]]\nname = "{model}"\nbase_url = "{url}"\nmodels = ["{model}"]\n'
+                    for model, url in self.nodes.items()
+                )
+            )
+            sets = [f"--set={key}={value}" for key, value in settings.items()]
+            self.router = self._start(binary, "serve", "--config", config, *sets)
+            self.url = f"http://{self.router.address()}"
+            until("all nodes online", self._is_online)
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_online(self):
+        page = httpx.get(f"{self.url}/metrics").text
+        return all(
+            f'llm_router_node_state{{node="{model}",state="online"}} 1\n' in page
+            for model in self.nodes
+        )
+
+    def waiting(self):
+        """How many requests wait."""
+        page = httpx.get(f"{self.url}/metrics").text
+        return int(re.search(r"^llm_router_queue_size (\d+)$", page, re.M).group(1))
+
+    def in_flight(self):
+        """How many requests are under way, waiting ones included."""
+        page = httpx.get(f"{self.url}/metrics").text
+        return int(re.search(r"^llm_router_requests_in_flight (\d+)$", page, re.M).group(1))

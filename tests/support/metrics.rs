@@ -54,6 +54,25 @@ impl Metrics {
             .sum()
     }
 
+    /// How many requests were refused or given up for `reason`.
+    pub fn rejections(&self, reason: &str) -> f64 {
+        self.value(&format!(
+            r#"llm_router_rejections_total{{reason="{reason}"}}"#
+        ))
+    }
+
+    /// How many clients left in `phase`.
+    pub fn cancelled(&self, phase: &str) -> f64 {
+        self.value(&format!(r#"llm_router_cancelled_total{{phase="{phase}"}}"#))
+    }
+
+    /// How many requests wait for `model`.
+    pub fn waiting_for(&self, model: &str) -> f64 {
+        self.value(&format!(
+            r#"llm_router_model_queue_size{{model="{model}"}}"#
+        ))
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.samples.keys().map(String::as_str)
     }
@@ -64,17 +83,21 @@ impl Metrics {
             && self.value("llm_router_connections_active") == 1.0
             && self.value("llm_router_streams_active") == 0.0
             && self.value("llm_router_queue_size") == 0.0
+            && self.sum("llm_router_model_queue_size") == 0.0
+            && self.value("llm_router_backpressure_state") == 0.0
             && self.value("llm_router_buffered_body_bytes") == 0.0
             && self.sum("llm_router_node_in_flight") == 0.0
     }
 
     /// The gauges that [`Metrics::is_quiet`] looks at, for the message of a failure.
     pub fn gauges(&self) -> String {
-        const SHOWN: [&str; 7] = [
+        const SHOWN: [&str; 9] = [
             "llm_router_requests_in_flight",
             "llm_router_connections_active",
             "llm_router_streams_active",
             "llm_router_queue_size",
+            "llm_router_model_queue_size",
+            "llm_router_backpressure_state",
             "llm_router_buffered_body_bytes",
             "llm_router_node_in_flight",
             "llm_router_pool_connections",

@@ -16,6 +16,7 @@
 
 mod client;
 pub mod corpus;
+mod desk;
 mod metrics;
 mod node;
 mod payload;
@@ -23,9 +24,10 @@ mod router;
 mod wait;
 
 pub use client::{End, RawClient, Response, ResponseHead};
+pub use desk::{Desk, answer_with_tag};
 pub use metrics::Metrics;
-pub use node::{Call, Leaving, ScriptedNode};
-pub use payload::{Prng, chat, chat_body, event, fixed, post, sse_head};
+pub use node::{Call, Leaving, Presence, ScriptedNode};
+pub use payload::{Ask, Prng, ask, chat, chat_body, event, fixed, post, sse_head};
 pub use router::{Driver, Router, RouterConfig, on_both_drivers};
 pub use wait::{DEADLINE, Gate, blackhole, eventually, eventually_within, note, pause};
 

@@ -5,14 +5,15 @@
 //! noticed whatever the script is doing.
 
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::MODEL;
-use super::client::find;
+use super::client::{find, is_timeout};
 use super::wait::{DEADLINE, pause};
 
 type Script = dyn Fn(&mut Call) + Send + Sync;
@@ -36,6 +37,8 @@ struct Shared {
     /// Bytes after which a connection is read no further.
     read_limit: AtomicUsize,
     probe_count: AtomicUsize,
+    /// What `/props` reports as `total_slots`, as llama.cpp does; 0 is an engine that does not know it.
+    slots_reported: AtomicUsize,
     running: AtomicUsize,
     running_max: AtomicUsize,
     connections: Mutex<Vec<Arc<Connection>>>,
@@ -107,6 +110,7 @@ impl ScriptedNode {
             reads_bodies,
             read_limit: AtomicUsize::new(read_limit),
             probe_count: AtomicUsize::new(0),
+            slots_reported: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             connections: Mutex::default(),
@@ -169,6 +173,11 @@ impl ScriptedNode {
             .iter()
             .map(|bytes| memchr::memmem::find_iter(bytes, b"POST /").count())
             .sum()
+    }
+
+    /// Reports this many slots to whoever asks from now on, as llama.cpp does.
+    pub fn report_slots(&self, count: usize) {
+        self.shared.slots_reported.store(count, Ordering::SeqCst);
     }
 
     pub fn probe_count(&self) -> usize {
@@ -274,13 +283,21 @@ fn answer_probes(shared: &Shared, mut stream: TcpStream) {
         while let Some(end) = find(&bytes, b"\r\n\r\n") {
             let head: Vec<u8> = bytes.drain(..end + 4).collect();
             let is_list = find(&head, b"/models ").is_some();
-            let body = if is_list {
+            let slots = shared.slots_reported.load(Ordering::SeqCst);
+            let tells_slots = slots > 0 && find(&head, b"/props ").is_some();
+            let body = if tells_slots {
+                format!(r#"{{"total_slots":{slots}}}"#)
+            } else if is_list {
                 shared.probe_count.fetch_add(1, Ordering::SeqCst);
                 format!(r#"{{"object":"list","data":[{{"id":"{MODEL}","object":"model"}}]}}"#)
             } else {
                 "{}".to_owned()
             };
-            let status = if is_list { "200 OK" } else { "404 Not Found" };
+            let status = if is_list || tells_slots {
+                "200 OK"
+            } else {
+                "404 Not Found"
+            };
             let answer = format!(
                 "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
@@ -344,6 +361,26 @@ impl Connection {
     }
 }
 
+/// A look at one connection of the router's.
+#[derive(Clone)]
+pub struct Presence(Weak<TcpStream>);
+
+impl Presence {
+    /// Whether the kernel knows that the router has left, whoever has read it meanwhile.
+    pub fn has_left(&self) -> bool {
+        let Some(stream) = self.0.upgrade() else {
+            return true;
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = socket2::SockRef::from(&*stream)
+            .recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        match peeked {
+            Ok(count) => count == 0,
+            Err(error) => !is_timeout(error.kind()),
+        }
+    }
+}
+
 impl Call {
     /// Sends bytes; false when the router has left.
     pub fn send(&self, bytes: &[u8]) -> bool {
@@ -392,6 +429,11 @@ impl Call {
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap(),
         );
         self.stream = Arc::new(unconnected);
+    }
+
+    /// Whether the router has left this connection, seen from outside the script.
+    pub fn presence(&self) -> Presence {
+        Presence(Arc::downgrade(&self.stream))
     }
 
     /// Waits until the router leaves this connection.

@@ -12,6 +12,67 @@ pub fn chat_body(model: &str) -> Vec<u8> {
     format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"Hi"}}]}}"#).into_bytes()
 }
 
+/// A chat request that a [`super::Desk`] knows by its tag.
+pub fn ask(tag: &str) -> Ask {
+    Ask {
+        fields: format!("X-Tag: {tag}\r\n"),
+        model: MODEL.to_owned(),
+        is_stream: false,
+        version: "1.1",
+    }
+}
+
+/// A chat request in the making.
+#[derive(Clone)]
+pub struct Ask {
+    fields: String,
+    model: String,
+    is_stream: bool,
+    version: &'static str,
+}
+
+impl Ask {
+    pub fn model(mut self, model: &str) -> Self {
+        model.clone_into(&mut self.model);
+        self
+    }
+
+    pub fn key(self, key: &str) -> Self {
+        self.field("Authorization", &format!("Bearer {key}"))
+    }
+
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        self.fields.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    pub fn stream(mut self) -> Self {
+        self.is_stream = true;
+        self
+    }
+
+    pub fn http10(mut self) -> Self {
+        self.version = "1.0";
+        self
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let Self {
+            fields,
+            model,
+            is_stream,
+            version,
+        } = self;
+        let body = format!(r#"{{"model":"{model}","stream":{is_stream},"messages":[]}}"#);
+        format!(
+            "POST /v1/chat/completions HTTP/{version}\r\nHost: router\r\n{fields}\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
 /// A POST with a JSON body of known length.
 pub fn post(path: &str, body: &[u8]) -> Vec<u8> {
     let mut request = format!(

@@ -130,6 +130,22 @@ impl RouterConfig {
         self
     }
 
+    /// Adds a node that serves several models; `slots` may be `"auto"`.
+    pub fn node_serving(
+        mut self,
+        name: &str,
+        node: &ScriptedNode,
+        models: &[&str],
+        slots: impl fmt::Display,
+    ) -> Self {
+        self.tables.push_str(&format!(
+            "\n[[nodes]]\nname = {name:?}\nbase_url = \"http://{}\"\nmodels = {models:?}\n\
+             max_concurrency = {slots}\n",
+            node.address()
+        ));
+        self
+    }
+
     pub fn alias(mut self, model: &str, to: &str) -> Self {
         self.tables
             .push_str(&format!("\n[[aliases]]\nmodel = {model:?}\nto = {to:?}\n"));
@@ -299,6 +315,14 @@ impl Router {
 
     pub fn metrics(&self) -> Metrics {
         Metrics::fetch(self.address)
+    }
+
+    /// Waits until exactly this many requests wait.
+    #[track_caller]
+    pub fn until_waiting(&self, count: usize) {
+        eventually(&format!("{count} requests wait"), || {
+            self.metrics().value("llm_router_queue_size") == count as f64
+        });
     }
 
     /// Waits until nothing is under way, at most a second; returns how long it took.

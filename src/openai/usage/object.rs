@@ -59,13 +59,13 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
     let object = skip_space(skip_space(slice).strip_prefix(b":")?).strip_prefix(b"{")?;
     let mut rest = object;
     loop {
-        rest = skip_space(rest).strip_prefix(b"\"")?;
-        let (name, behind) = rest.split_at_checked(memchr::memchr(b'"', rest)?)?;
-        let number = skip_space(skip_space(behind.strip_prefix(b"\"")?).strip_prefix(b":")?);
-        let (value, behind) = plain_number(number)?;
-        if !counts.file(name, value) && !is_plain_name(name) {
-            return None;
-        }
+        rest = skip_space(rest);
+        let (name, number) = match usual_member(rest) {
+            Some(member) => member,
+            None => plain_member(rest)?,
+        };
+        let (value, behind) = plain_number(skip_space(number))?;
+        counts.file(name, value);
         match skip_space(behind) {
             [b',', tail @ ..] => rest = tail,
             [b'}', tail @ ..] => {
@@ -76,6 +76,29 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
             _ => return None,
         }
     }
+}
+
+/// A member in the form that most nodes write: its name, and what follows its colon.
+#[inline]
+fn usual_member(input: &[u8]) -> Option<(&'static [u8], &[u8])> {
+    const PROMPT: &[u8; 16] = b"\"prompt_tokens\":";
+    const COMPLETION: &[u8; 20] = b"\"completion_tokens\":";
+    const TOTAL: &[u8; 15] = b"\"total_tokens\":";
+    match input.get(1)? {
+        b'p' => Some((b"prompt_tokens", input.strip_prefix(PROMPT)?)),
+        b'c' => Some((b"completion_tokens", input.strip_prefix(COMPLETION)?)),
+        b't' => Some((b"total_tokens", input.strip_prefix(TOTAL)?)),
+        _ => None,
+    }
+}
+
+/// A member of any name that holds nothing to be unescaped or looked at closely.
+fn plain_member(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let input = input.strip_prefix(b"\"")?;
+    let (name, behind) = input.split_at_checked(memchr::memchr(b'"', input)?)?;
+    let is_plain = |byte: &u8| byte.is_ascii_lowercase() || *byte == b'_';
+    let number = skip_space(behind.strip_prefix(b"\"")?).strip_prefix(b":")?;
+    name.iter().all(is_plain).then_some((name, number))
 }
 
 /// `1*18DIGIT` as a number, and what follows it.
@@ -92,12 +115,6 @@ fn plain_number(input: &[u8]) -> Option<(u64, &[u8])> {
     (1..=PLAIN_DIGITS_MAX)
         .contains(&digit_count)
         .then_some((value, rest))
-}
-
-/// Whether a name holds nothing that would have to be unescaped or looked at closely.
-fn is_plain_name(name: &[u8]) -> bool {
-    name.iter()
-        .all(|byte| byte.is_ascii_lowercase() || *byte == b'_')
 }
 
 fn skip_space(slice: &[u8]) -> &[u8] {
@@ -173,8 +190,7 @@ impl ObjectReader {
         if self.depth > 0 {
             return;
         }
-        // Members of other names do not count.
-        let _ = self.counts.file(name.bytes(), value);
+        self.counts.file(name.bytes(), value);
     }
 }
 

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use llm_router::http1::{
     BodyLength, HeadLimits, HeadScan, HeadWriter, Parsed, Reject, RequestHead, Version,
-    forwards_to_node, parse_request,
+    forwards_to_node, parse_request, parse_request_onward,
 };
 use llm_router_fuzz::partitions;
 
@@ -34,9 +34,16 @@ fn parse(bytes: &[u8]) -> Result<Parsed<RequestHead<'_>>, Reject> {
 fn accepted(bytes: &[u8], head: &RequestHead<'_>) {
     assert_httparse_agrees(bytes, head);
     assert_framing(head);
-    for (name, _) in head.end_to_end_fields() {
+    let mut onward = Vec::new();
+    let mut writer = HeadWriter::new(&mut onward);
+    for (name, value) in head.end_to_end_fields() {
         assert!(forwards_to_node(name));
+        writer.field(name, value);
     }
+    let mut lines = Vec::new();
+    let (mut scan, limits) = (HeadScan::new(), HeadLimits::DEFAULT);
+    assert!(parse_request_onward(bytes, &mut scan, &limits, &mut lines).is_ok());
+    assert_eq!(lines, onward, "what the walk writes is what travels on");
     if head.version == Version::Http10 {
         assert!(!head.keep_alive);
         return;

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use llm_router::http1::{
     HeadLimits, HeadScan, HeadWriter, Method, Parsed, ResponseBody, ResponseHead, Version,
-    forwards_to_client, parse_response,
+    forwards_to_client, parse_response, parse_response_onward,
 };
 use llm_router_fuzz::partitions;
 
@@ -64,6 +64,17 @@ fn accepted(bytes: &[u8], method: Method, head: &ResponseHead<'_>) {
             assert!(!head.keep_alive);
         }
     }
+
+    let mut onward = Vec::new();
+    let mut writer = HeadWriter::new(&mut onward);
+    writer.status_line(head.status);
+    for (name, value) in head.end_to_end_fields() {
+        writer.field(name, value);
+    }
+    let mut lines = Vec::new();
+    let (mut scan, limits) = (HeadScan::new(), HeadLimits::DEFAULT);
+    assert!(parse_response_onward(bytes, method, &mut scan, &limits, &mut lines).is_ok());
+    assert_eq!(lines, onward, "what the walk writes is what travels on");
 
     if bytes.len() > 8000 {
         return; // One space behind each colon may take it beyond a limit.
