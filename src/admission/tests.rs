@@ -258,7 +258,7 @@ fn threads_never_reserve_more_bytes_than_the_budget() {
 #[test]
 fn a_request_that_lost_its_server_moves_on_although_others_wait_for_a_permit() {
     let admission = admission(1, 100);
-    let server = TestServer::new(1, &["m"]);
+    let server = TestServer::new(1);
     let group = TestGroup::new("m", &[&server]);
     let permit = admission.try_enter().unwrap();
     let demand = Demand {
