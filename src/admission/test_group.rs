@@ -81,7 +81,7 @@ impl Server for Arc<TestServer> {
     }
 
     fn identity(&self) -> usize {
-        Arc::as_ptr(self).addr()
+        Self::as_ptr(self).addr()
     }
 }
 
