@@ -1,5 +1,5 @@
-//! Our HTTP/1.1 head codec beside monoio-http's, on the same bytes: `cargo run --release -p
-//! llm-router-codec-bench`. Both stand on `httparse`, whose own time is shown too. The best of many short
+//! Our HTTP/1.1 head codec beside monoio-http's, on the same bytes: `cargo run --release
+//! --manifest-path benches/codec/Cargo.toml`. Both stand on `httparse`, whose own time is shown too. The best of many short
 //! rounds counts, the contenders taking turns.
 //!
 //! They do not do the same: ours checks the grammar and the meaning of every field strictly, decides the
