@@ -232,7 +232,7 @@ fn reserve(worker: &Worker, bytes: usize) -> Result<BufferReservation, Stop> {
 }
 
 fn over_budget() -> Stop {
-    Stop::Answer(ApiError::overloaded(1), Some(RejectionReason::BufferBudget))
+    Stop::answer(ApiError::overloaded(1), Some(RejectionReason::BufferBudget))
 }
 
 fn grow_reservation(

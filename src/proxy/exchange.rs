@@ -46,18 +46,28 @@ impl After {
 /// Why an exchange ends before a response of a node could be relayed.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// With this answer, counted as this.
-    Answer(ApiError, Option<RejectionReason>),
+    /// With this answer, counted as this. Boxed: every step of an exchange hands up a result with room
+    /// for it.
+    Answer(Box<ApiError>, Option<RejectionReason>),
     /// Without any: the client has left, or no longer takes what it is sent.
     Gone { is_stalled: bool },
     /// Without any: the client has part of a response that the node broke off.
     Cut,
 }
 
+impl Stop {
+    /// With this answer, counted as this and not by what it says.
+    #[cold]
+    pub(super) fn answer(error: ApiError, reason: Option<RejectionReason>) -> Self {
+        Self::Answer(Box::new(error), reason)
+    }
+}
+
 impl From<ApiError> for Stop {
+    #[cold]
     fn from(error: ApiError) -> Self {
         let reason = respond::rejection_reason(&error);
-        Self::Answer(error, reason)
+        Self::answer(error, reason)
     }
 }
 

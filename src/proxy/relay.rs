@@ -63,7 +63,7 @@ pub(super) async fn relay(
                 node.arm();
             }
             Progress::Finished { has_excess } => {
-                trace.node_done(passage.usage());
+                trace.node_done(passage.usage(), turn == 1);
                 node.finish(worker, has_excess);
             }
             Progress::Broken => {}
@@ -105,7 +105,7 @@ async fn next_bytes(
     match node.receive(worker, client).await? {
         Ok(received) => Ok(Some(received)),
         Err(NodeEnd::Closed) if passage.ends_with_connection() => {
-            trace.node_done(passage.usage());
+            trace.node_done(passage.usage(), false);
             node.finish(worker, true);
             send_end(worker, client, passage).await?;
             Ok(None)
@@ -297,7 +297,7 @@ impl NodeSide {
             }
         }
         // The error is the node's own: it is no failure of the node, and no refusal of ours.
-        Ok(Stop::Answer(ApiError::of_node(head.status, &body), None))
+        Ok(Stop::answer(ApiError::of_node(head.status, &body), None))
     }
 
     /// Breaks the response off where it is, visibly.

@@ -1,12 +1,13 @@
 //! Receiving a request head, and everything of it that outlives the buffer it came in.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::admission::TurnKey;
 use crate::auth::key::AuthError;
 use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
 use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
-use crate::runtime::{Buf, Scratch, clock};
+use crate::runtime::clock::Moment;
+use crate::runtime::{Buf, Scratch};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -18,7 +19,7 @@ use super::request_id::RequestId;
 pub(super) struct Request {
     pub(super) id: RequestId,
     /// When the head was complete.
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
@@ -215,7 +216,7 @@ fn digest(
     let client_id = head.x_request_id.and_then(RequestId::from_client);
     let request = Request {
         id: client_id.unwrap_or_else(|| worker.new_request_id()),
-        began: clock::now(),
+        began: Moment::now(),
         method: head.method,
         version: head.version,
         keep_alive: head.keep_alive,
