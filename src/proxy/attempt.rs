@@ -273,8 +273,8 @@ fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: us
         writer.field("Authorization", authorization.field_value());
     }
     writer.field("X-Request-Id", request.id.as_bytes());
-    writer.field("X-Forwarded-For", client.peer.as_bytes());
     writer.content_length(body_bytes as u64);
+    lines.extend_from_slice(&client.forwarded_for);
     lines
 }
 

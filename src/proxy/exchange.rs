@@ -10,6 +10,7 @@
 use smallvec::SmallVec;
 
 use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek};
+use crate::runtime::Pooled;
 use crate::telemetry::{Phase, RejectionReason};
 
 use super::attempt::{self, Plan};
@@ -46,9 +47,9 @@ impl After {
 /// Why an exchange ends before a response of a node could be relayed.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// With this answer, counted as this. Boxed: every step of an exchange hands up a result with room
-    /// for it.
-    Answer(Box<ApiError>, Option<RejectionReason>),
+    /// With this answer, counted as this. In a place of its own: every step of an exchange hands up a
+    /// result that would else have room for it.
+    Answer(Pooled<ApiError>, Option<RejectionReason>),
     /// Without any: the client has left, or no longer takes what it is sent.
     Gone { is_stalled: bool },
     /// Without any: the client has part of a response that the node broke off.
@@ -59,7 +60,7 @@ impl Stop {
     /// With this answer, counted as this and not by what it says.
     #[cold]
     pub(super) fn answer(error: ApiError, reason: Option<RejectionReason>) -> Self {
-        Self::Answer(Box::new(error), reason)
+        Self::Answer(Pooled::new(|| error), reason)
     }
 }
 
