@@ -82,7 +82,7 @@ impl From<Gone> for Stop {
 pub(super) async fn exchange(
     worker: &Worker,
     client: &mut Downstream,
-    mut request: Request,
+    mut request: Pooled<Request>,
 ) -> After {
     let mut trace = Trace::begin(worker, &request);
     match answer(worker, client, &mut request, &mut trace).await {
@@ -140,7 +140,9 @@ async fn answer(
     }
 
     let plan = Plan { request, model };
-    let answer = attempt::obtain(worker, client, plan, body, slot, trace).await?;
+    // Made where it will run: it is too large to be moved there.
+    let obtaining = Pooled::new(|| attempt::obtain(worker, client, plan, body, slot, trace));
+    let answer = obtaining.await?;
     relay::relay(worker, client, request, answer, permit, trace).await
 }
 

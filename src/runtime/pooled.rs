@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
@@ -16,8 +16,8 @@ use std::task::{Context, Poll};
 /// Blocks are made of these, so that they are aligned for any ordinary value.
 type Unit = MaybeUninit<u128>;
 
-/// A value in a block of this thread's free list. There is no way to a mutable reference but a pinned
-/// one, so a future may stand in it.
+/// A value in a block of this thread's free list. What may not be moved, as most futures, can only be
+/// reached for writing where it is pinned.
 ///
 /// Invariant: `block` holds a live `T` that is never moved until it is dropped in place.
 pub struct Pooled<T> {
@@ -57,6 +57,18 @@ impl<T> Deref for Pooled<T> {
         #[allow(unsafe_code, reason = "looks at the value in its block")]
         unsafe {
             self.block.cast::<T>().as_ref()
+        }
+    }
+}
+
+impl<T: Unpin> DerefMut for Pooled<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: by the invariant of `Pooled` the block holds a live `T`, borrowed uniquely with
+        // `self`; being `Unpin` it may even be exchanged for another.
+        #[allow(unsafe_code, reason = "changes the value in its block")]
+        unsafe {
+            self.block.cast::<T>().as_mut()
         }
     }
 }
@@ -170,8 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn a_value_can_be_looked_at_in_its_block() {
-        let pooled = Pooled::new(|| String::from("out of the way"));
+    fn a_value_can_be_used_in_its_block() {
+        let mut pooled = Pooled::new(|| String::from("out of"));
+        pooled.push_str(" the way");
         assert_eq!(pooled.len(), 14);
         assert_eq!(format!("{pooled:?}"), r#""out of the way""#);
     }
