@@ -78,7 +78,9 @@ pub(super) async fn relay(
         match digest.progress {
             Progress::More => {}
             Progress::Finished { .. } => {
-                send_end(worker, client, &passage).await?;
+                if passage.outgoing() == Outgoing::Framed {
+                    send_end(worker, client).await?;
+                }
                 break;
             }
             Progress::Broken => {
@@ -107,7 +109,9 @@ async fn next_bytes(
         Err(NodeEnd::Closed) if passage.ends_with_connection() => {
             trace.node_done(passage.usage(), false);
             node.finish(worker, true);
-            send_end(worker, client, passage).await?;
+            if passage.outgoing() == Outgoing::Framed {
+                send_end(worker, client).await?;
+            }
             Ok(None)
         }
         Err(end) => Err(node.cut(worker, client, passage, end.into(), trace)),
@@ -364,10 +368,8 @@ async fn send(
 }
 
 /// Ends a body that was framed here.
-async fn send_end(worker: &Worker, client: &mut Downstream, passage: &Passage) -> Result<(), Stop> {
-    if passage.outgoing() == Outgoing::Framed {
-        write(worker, client, None, Buf::of(LAST_CHUNK)).await?;
-    }
+async fn send_end(worker: &Worker, client: &mut Downstream) -> Result<(), Stop> {
+    write(worker, client, None, Buf::of(LAST_CHUNK)).await?;
     Ok(())
 }
 
