@@ -21,7 +21,7 @@ impl Marks {
         self.0 & Self::OUTSIDE == 0
     }
 
-    /// Whether there is a `?`.
+    /// Whether there is a `?`, in a set that has it.
     #[inline]
     pub(super) const fn has_question(self) -> bool {
         self.0 & Self::QUESTION != 0
@@ -41,16 +41,21 @@ impl ByteSet {
         let mut set = [Marks::OUTSIDE; 256];
         let mut byte = 0_u8;
         while byte < 128 {
-            add(&mut set, byte, byte.is_ascii_alphanumeric());
+            if byte.is_ascii_alphanumeric() {
+                put(&mut set, byte, 0);
+            }
             byte = byte.wrapping_add(1);
         }
         let mut rest = others;
         while let [byte, tail @ ..] = rest {
-            add(&mut set, *byte, true);
+            let marks = match *byte {
+                b'%' => Marks::PERCENT,
+                b'?' => Marks::QUESTION,
+                _ => 0,
+            };
+            put(&mut set, *byte, marks);
             rest = tail;
         }
-        set[b'%' as usize] |= Marks::PERCENT;
-        set[b'?' as usize] |= Marks::QUESTION;
         Self(set)
     }
 
@@ -86,10 +91,8 @@ impl ByteSet {
     clippy::indexing_slicing,
     reason = "any byte is an index of a table of 256"
 )]
-const fn add(set: &mut [u8; 256], byte: u8, member: bool) {
-    if member {
-        set[byte as usize] = 0;
-    }
+const fn put(set: &mut [u8; 256], byte: u8, marks: u8) {
+    set[byte as usize] = marks;
 }
 
 /// `tchar` (RFC 9110 section 5.6.2).
