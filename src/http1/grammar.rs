@@ -3,21 +3,57 @@
 //! Owns "is this byte allowed here" and "which number is this". It must never know what a field
 //! means.
 
-/// A set of bytes as a table: one load per question.
-pub(super) struct ByteSet([bool; 256]);
+/// A set of bytes as a table of marks: one load per byte, and no branch, tells what a text holds.
+pub(super) struct ByteSet([u8; 256]);
+
+/// What the bytes of a text are, seen against a [`ByteSet`].
+#[derive(Clone, Copy)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    const OUTSIDE: u8 = 1;
+    const PERCENT: u8 = 2;
+    const QUESTION: u8 = 4;
+
+    /// Whether all bytes belong to the set.
+    #[inline]
+    pub(super) const fn all_belong(self) -> bool {
+        self.0 & Self::OUTSIDE == 0
+    }
+
+    /// Whether there is a `?`, in a set that has it.
+    #[inline]
+    pub(super) const fn has_question(self) -> bool {
+        self.0 & Self::QUESTION != 0
+    }
+
+    /// Whether all bytes of `bytes`, whose marks these are, belong to the set, which has `%` in it, and
+    /// every `%` is followed by two hexadecimal digits (RFC 3986 section 2.1).
+    #[inline]
+    pub(super) fn are_percent_encoded(self, bytes: &[u8]) -> bool {
+        self.all_belong() && (self.0 & Self::PERCENT == 0 || has_valid_percent_encoding(bytes))
+    }
+}
 
 impl ByteSet {
     /// ASCII letters and digits plus `others`.
     const fn alphanumeric_and(others: &[u8]) -> Self {
-        let mut set = [false; 256];
+        let mut set = [Marks::OUTSIDE; 256];
         let mut byte = 0_u8;
         while byte < 128 {
-            add(&mut set, byte, byte.is_ascii_alphanumeric());
+            if byte.is_ascii_alphanumeric() {
+                put(&mut set, byte, 0);
+            }
             byte = byte.wrapping_add(1);
         }
         let mut rest = others;
         while let [byte, tail @ ..] = rest {
-            add(&mut set, *byte, true);
+            let marks = match *byte {
+                b'%' => Marks::PERCENT,
+                b'?' => Marks::QUESTION,
+                _ => 0,
+            };
+            put(&mut set, *byte, marks);
             rest = tail;
         }
         Self(set)
@@ -28,13 +64,26 @@ impl ByteSet {
         clippy::indexing_slicing,
         reason = "any byte is an index of a table of 256"
     )]
-    pub(super) const fn contains(&self, byte: u8) -> bool {
+    const fn marks_of(&self, byte: u8) -> u8 {
         self.0[byte as usize]
     }
 
     #[inline]
+    pub(super) const fn contains(&self, byte: u8) -> bool {
+        Marks(self.marks_of(byte)).all_belong()
+    }
+
+    #[inline]
+    pub(super) fn marks(&self, bytes: &[u8]) -> Marks {
+        let marks = bytes
+            .iter()
+            .fold(0, |marks, &byte| marks | self.marks_of(byte));
+        Marks(marks)
+    }
+
+    #[inline]
     pub(super) fn contains_all(&self, bytes: &[u8]) -> bool {
-        bytes.iter().all(|&byte| self.contains(byte))
+        self.marks(bytes).all_belong()
     }
 }
 
@@ -42,8 +91,8 @@ impl ByteSet {
     clippy::indexing_slicing,
     reason = "any byte is an index of a table of 256"
 )]
-const fn add(set: &mut [bool; 256], byte: u8, member: bool) {
-    set[byte as usize] |= member;
+const fn put(set: &mut [u8; 256], byte: u8, marks: u8) {
+    set[byte as usize] = marks;
 }
 
 /// `tchar` (RFC 9110 section 5.6.2).
@@ -118,19 +167,6 @@ pub(super) const fn hex_value(digit: u8) -> Option<u64> {
         b'a'..=b'f' | b'A'..=b'F' => Some((digit & 0x0f).wrapping_add(9) as u64),
         _ => None,
     }
-}
-
-/// Whether `bytes` are of `set`, which has `%` in it, and every `%` is followed by two hexadecimal digits
-/// (RFC 3986 section 2.1).
-pub(super) fn is_percent_encoded(bytes: &[u8], set: &ByteSet) -> bool {
-    let mut has_percent = false;
-    for &byte in bytes {
-        if !set.contains(byte) {
-            return false;
-        }
-        has_percent |= byte == b'%';
-    }
-    !has_percent || has_valid_percent_encoding(bytes)
 }
 
 #[cold]

@@ -41,8 +41,8 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     /// The protocol version.
     pub version: Version,
-    /// Host and port the client meant; `None` only in HTTP/1.0.
-    pub host: Option<&'a str>,
+    /// Host and port the client meant, in ASCII; `None` only in HTTP/1.0.
+    pub host: Option<&'a [u8]>,
     /// How long the body is.
     pub body: BodyLength,
     /// Whether the client lets the connection stay open; never for HTTP/1.0.
@@ -388,14 +388,14 @@ fn effective_host<'a>(
     host: Option<&'a [u8]>,
     authority: Option<&'a str>,
     version: Version,
-) -> Result<Option<&'a str>, Reject> {
+) -> Result<Option<&'a [u8]>, Reject> {
+    let authority = authority.map(str::as_bytes);
     let Some(host) = host else {
         return match version {
             Version::Http10 => Ok(authority),
             Version::Http11 => Err(verdict::HOST_MISSING),
         };
     };
-    let host = std::str::from_utf8(host).map_err(|_| verdict::HOST_INVALID)?;
     if !is_valid_host(host) {
         return Err(verdict::HOST_INVALID);
     }

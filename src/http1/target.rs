@@ -5,7 +5,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::grammar::{IPV_FUTURE, PATH_AND_QUERY, REG_NAME, is_percent_encoded, parse_decimal};
+use super::grammar::{IPV_FUTURE, PATH_AND_QUERY, REG_NAME, parse_decimal};
 use super::request::Method;
 use super::verdict::{self, Reject};
 
@@ -39,7 +39,7 @@ impl<'a> Target<'a> {
         }
         let path_start = memchr::memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len());
         let (authority, path) = rest.split_at_checked(path_start).ok_or(verdict::TARGET)?;
-        if !is_valid_host(authority) {
+        if !is_valid_host(authority.as_bytes()) {
             return Err(verdict::TARGET);
         }
         Self::from_path(path, Some(authority))
@@ -47,14 +47,17 @@ impl<'a> Target<'a> {
 
     fn from_path(path_and_query: &'a str, authority: Option<&'a str>) -> Result<Self, Reject> {
         let bytes = path_and_query.as_bytes();
-        if !is_percent_encoded(bytes, &PATH_AND_QUERY) {
+        let marks = PATH_AND_QUERY.marks(bytes);
+        if !marks.are_percent_encoded(bytes) {
             return Err(verdict::TARGET);
         }
-        let mark = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
-        let (path, rest) = path_and_query
-            .split_at_checked(mark)
-            .unwrap_or((path_and_query, ""));
-        let query = rest.strip_prefix('?');
+        let (path, query) = if marks.has_question() {
+            path_and_query
+                .split_once('?')
+                .map_or((path_and_query, None), |(path, query)| (path, Some(query)))
+        } else {
+            (path_and_query, None)
+        };
         // Only an absolute-form target can lack a path; it then means "/" (RFC 9112 3.2.1).
         let path = if path.is_empty() { "/" } else { path };
         Ok(Self {
@@ -67,33 +70,39 @@ impl<'a> Target<'a> {
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2) with a host that is not empty, which http URIs
 /// require (section 4.2.1), and a port that exists.
-pub(super) fn is_valid_host(host_and_port: &str) -> bool {
-    let (host, port) = match host_and_port.strip_prefix('[') {
-        Some(literal) => match literal.split_once(']') {
-            Some((address, port)) if is_valid_ip_literal(address) => (address, port),
+pub(super) fn is_valid_host(host_and_port: &[u8]) -> bool {
+    let port = if let [b'[', literal @ ..] = host_and_port {
+        let Some((address, port)) = split_at_byte(literal, b']') else {
+            return false;
+        };
+        // What is not ASCII is no address.
+        if !std::str::from_utf8(address).is_ok_and(is_valid_ip_literal) {
+            return false;
+        }
+        match port {
+            [b']', port @ ..] => port,
             _ => return false,
-        },
-        None => match memchr::memchr(b':', host_and_port.as_bytes())
-            .and_then(|at| host_and_port.split_at_checked(at))
-        {
-            Some(host_and_port) => host_and_port,
-            None => (host_and_port, ""),
-        },
+        }
+    } else {
+        let (host, port) = split_at_byte(host_and_port, b':').unwrap_or((host_and_port, b""));
+        if host.is_empty() || !REG_NAME.marks(host).are_percent_encoded(host) {
+            return false;
+        }
+        port
     };
-    let is_ip_literal = host_and_port.starts_with('[');
-    if host.is_empty() || (!is_ip_literal && !is_valid_reg_name(host)) {
-        return false;
-    }
-    match port.strip_prefix(':') {
+    match port {
         // RFC 3986 allows the empty port.
-        Some("") => true,
-        Some(digits) => parse_decimal(digits.as_bytes()).is_some_and(|port| port <= 65_535),
-        None => port.is_empty(),
+        [] | [b':'] => true,
+        [b':', digits @ ..] => parse_decimal(digits).is_some_and(|port| port <= 65_535),
+        _ => false,
     }
 }
 
-fn is_valid_reg_name(host: &str) -> bool {
-    is_percent_encoded(host.as_bytes(), &REG_NAME)
+/// What stands before the first `byte`, and the rest with it. Hosts are too short for a vectorised search
+/// to pay.
+fn split_at_byte(bytes: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|found| *found == byte)?;
+    bytes.split_at_checked(at)
 }
 
 /// `IPv6address / IPvFuture` (RFC 3986 section 3.2.2); zone identifiers are not part of it.

@@ -32,7 +32,7 @@ fn an_sdk_request_is_parsed_with_every_field_the_router_asks_for() {
         (head.path, head.query),
         ("/v1/chat/completions", Some("x=1"))
     );
-    assert_eq!(head.host, Some("h:8080"));
+    assert_eq!(head.host, Some(&b"h:8080"[..]));
     assert_eq!(head.body, BodyLength::Fixed(12));
     assert_eq!(head.authorization, Some(&b"Bearer k"[..]));
     assert_eq!(head.x_api_key, Some(&b"l"[..]));

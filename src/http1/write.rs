@@ -82,6 +82,23 @@ impl<'a> HeadWriter<'a> {
         self
     }
 
+    /// One field as the line that [`HeadWriter::field`] wrote for it before, or would write.
+    pub fn line(&mut self, line: &[u8]) -> &mut Self {
+        debug_assert!(
+            line.strip_suffix(b"\r\n").is_some_and(|line| {
+                let colon = line.iter().position(|byte| *byte == b':');
+                let field = colon.and_then(|at| line.split_at_checked(at));
+                field.is_some_and(|(name, value)| {
+                    let value = value.strip_prefix(b": ");
+                    is_token(name) && value.is_some_and(is_valid_field_value)
+                })
+            }),
+            "a field line in canonical form"
+        );
+        self.put(line);
+        self
+    }
+
     /// A field just received and validated. Nearly every peer writes the form that this writer does; then
     /// the line is written as it came, which is the same bytes in one step.
     #[inline]

@@ -33,7 +33,8 @@ pub struct Candidates {
     generation: u64,
     nodes: HashMap<NodeId, Rc<WorkerNode>>,
     entries: Vec<Entry>,
-    index: HashMap<Box<str>, usize>,
+    /// Holds names of the table only: what a client asks for can be found in it, never put there.
+    index: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     /// Where the search for an entry to replace goes on (second chance).
     hand: usize,
     clock: Rc<Cell<u64>>,
@@ -124,7 +125,7 @@ impl Candidates {
             generation: u64::MAX,
             nodes: HashMap::new(),
             entries: Vec::new(),
-            index: HashMap::new(),
+            index: HashMap::default(),
             hand: 0,
             clock: Rc::new(Cell::new(0)),
             worker_index,

@@ -272,9 +272,10 @@ fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: us
     if let Some(authorization) = &node.authorization {
         writer.field("Authorization", authorization.field_value());
     }
-    writer.field("X-Request-Id", request.id.as_bytes());
-    writer.field("X-Forwarded-For", client.peer.as_bytes());
-    writer.content_length(body_bytes as u64);
+    writer
+        .line(request.id.line())
+        .line(&client.forwarded_for)
+        .content_length(body_bytes as u64);
     lines
 }
 

@@ -75,6 +75,18 @@ impl Body {
         self.leftover.take()
     }
 
+    /// The first `body_bytes` of `buf`, which has them; what lies behind them is left over.
+    fn of_whole(mut buf: Buf, body_bytes: usize, reservation: Option<BufferReservation>) -> Self {
+        let start = buf.window().start;
+        let leftover = leftover_behind(&mut buf, body_bytes);
+        Self {
+            buf,
+            place: start..start + body_bytes,
+            leftover,
+            _reservation: reservation,
+        }
+    }
+
     fn new(buf: Buf, place: Range<usize>) -> Self {
         Self {
             buf,
@@ -106,13 +118,17 @@ pub(super) async fn receive(
         BodyLength::Chunked => None,
     };
     let received = request.take_received();
+    if let Some(bytes) = length
+        && received.len() >= bytes
+    {
+        // As nearly always: head and body have come together.
+        return Ok(Body::of_whole(received, bytes, None));
+    }
     let headroom = REQUEST_HEADROOM.max(request.field_lines().len() + HEAD_BYTES_EXTRA);
     let pace = Pace::new(worker);
-    if length.is_none_or(|bytes| received.len() < bytes) {
-        trace.enter(Phase::Read);
-        if request.expect_continue {
-            respond::go_on(worker, client).await?;
-        }
+    trace.enter(Phase::Read);
+    if request.expect_continue {
+        respond::go_on(worker, client).await?;
     }
     let body = match length {
         Some(bytes) => receive_fixed(worker, client, received, bytes, headroom, &pace).await,
@@ -149,11 +165,7 @@ async fn receive_fixed(
         buf = client.inlet.take();
         received?;
     }
-    let start = buf.window().start;
-    let mut body = Body::new(buf, start..start + body_bytes);
-    body._reservation = reservation;
-    body.leftover = leftover_behind(&mut body.buf, body_bytes);
-    Ok(body)
+    Ok(Body::of_whole(buf, body_bytes, reservation))
 }
 
 async fn receive_chunked(
@@ -232,7 +244,7 @@ fn reserve(worker: &Worker, bytes: usize) -> Result<BufferReservation, Stop> {
 }
 
 fn over_budget() -> Stop {
-    Stop::Answer(ApiError::overloaded(1), Some(RejectionReason::BufferBudget))
+    Stop::answer(ApiError::overloaded(1), Some(RejectionReason::BufferBudget))
 }
 
 fn grow_reservation(

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::auth::key::KeyMemory;
+use crate::http1::HeadWriter;
 use crate::runtime::{self, Buf, Deadline, Reader, Stream, Writer};
 
 /// A client connection. The parts are separate so that an exchange can write while it watches.
@@ -16,8 +17,8 @@ pub(super) struct Downstream {
     pub(super) deadline: Deadline,
     pub(super) inlet: Inlet,
     pub(super) writer: Writer,
-    /// The client's address as text, for X-Forwarded-For.
-    pub(super) peer: Box<str>,
+    /// The field line that tells nodes the client's address.
+    pub(super) forwarded_for: Box<[u8]>,
     /// The API key it came with last.
     pub(super) key: KeyMemory,
 }
@@ -44,7 +45,7 @@ impl Downstream {
             deadline,
             inlet,
             writer,
-            peer: peer.to_canonical().to_string().into(),
+            forwarded_for: forwarded_for(peer),
             key: KeyMemory::new(),
         }
     }
@@ -213,6 +214,13 @@ impl Inlet {
             }
         }
     }
+}
+
+fn forwarded_for(peer: IpAddr) -> Box<[u8]> {
+    let mut line = Vec::new();
+    let address = peer.to_canonical().to_string();
+    HeadWriter::new(&mut line).field("X-Forwarded-For", address.as_bytes());
+    line.into()
 }
 
 /// A buffer a connection begins to wait with: small, with room in front for the head that replaces

@@ -10,6 +10,7 @@
 use smallvec::SmallVec;
 
 use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek};
+use crate::runtime::Pooled;
 use crate::telemetry::{Phase, RejectionReason};
 
 use super::attempt::{self, Plan};
@@ -46,18 +47,28 @@ impl After {
 /// Why an exchange ends before a response of a node could be relayed.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// With this answer, counted as this.
-    Answer(ApiError, Option<RejectionReason>),
+    /// With this answer, counted as this. In a place of its own: every step of an exchange hands up a
+    /// result that would else have room for it.
+    Answer(Pooled<ApiError>, Option<RejectionReason>),
     /// Without any: the client has left, or no longer takes what it is sent.
     Gone { is_stalled: bool },
     /// Without any: the client has part of a response that the node broke off.
     Cut,
 }
 
+impl Stop {
+    /// With this answer, counted as this and not by what it says.
+    #[cold]
+    pub(super) fn answer(error: ApiError, reason: Option<RejectionReason>) -> Self {
+        Self::Answer(Pooled::new(|| error), reason)
+    }
+}
+
 impl From<ApiError> for Stop {
+    #[cold]
     fn from(error: ApiError) -> Self {
         let reason = respond::rejection_reason(&error);
-        Self::Answer(error, reason)
+        Self::answer(error, reason)
     }
 }
 
@@ -71,7 +82,7 @@ impl From<Gone> for Stop {
 pub(super) async fn exchange(
     worker: &Worker,
     client: &mut Downstream,
-    mut request: Request,
+    mut request: Pooled<Request>,
 ) -> After {
     let mut trace = Trace::begin(worker, &request);
     match answer(worker, client, &mut request, &mut trace).await {
@@ -129,7 +140,9 @@ async fn answer(
     }
 
     let plan = Plan { request, model };
-    let answer = attempt::obtain(worker, client, plan, body, slot, trace).await?;
+    // Made where it will run: it is too large to be moved there.
+    let obtaining = Pooled::new(|| attempt::obtain(worker, client, plan, body, slot, trace));
+    let answer = obtaining.await?;
     relay::relay(worker, client, request, answer, permit, trace).await
 }
 

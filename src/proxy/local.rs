@@ -40,7 +40,7 @@ pub(super) async fn answer(
         }
         Endpoint::Ready => {
             // Asked by balancers all the time: not being ready refuses nobody's request.
-            readiness(worker).map_err(|error| Stop::Answer(error, None))?;
+            readiness(worker).map_err(|error| Stop::answer(error, None))?;
             body.extend_from_slice(br#"{"status":"ready"}"#);
             JSON
         }

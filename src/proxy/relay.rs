@@ -63,7 +63,7 @@ pub(super) async fn relay(
                 node.arm();
             }
             Progress::Finished { has_excess } => {
-                trace.node_done(passage.usage());
+                trace.node_done(passage.usage(), turn == 1);
                 node.finish(worker, has_excess);
             }
             Progress::Broken => {}
@@ -78,7 +78,9 @@ pub(super) async fn relay(
         match digest.progress {
             Progress::More => {}
             Progress::Finished { .. } => {
-                send_end(worker, client, &passage).await?;
+                if passage.outgoing() == Outgoing::Framed {
+                    send_end(worker, client).await?;
+                }
                 break;
             }
             Progress::Broken => {
@@ -105,9 +107,11 @@ async fn next_bytes(
     match node.receive(worker, client).await? {
         Ok(received) => Ok(Some(received)),
         Err(NodeEnd::Closed) if passage.ends_with_connection() => {
-            trace.node_done(passage.usage());
+            trace.node_done(passage.usage(), false);
             node.finish(worker, true);
-            send_end(worker, client, passage).await?;
+            if passage.outgoing() == Outgoing::Framed {
+                send_end(worker, client).await?;
+            }
             Ok(None)
         }
         Err(end) => Err(node.cut(worker, client, passage, end.into(), trace)),
@@ -297,7 +301,7 @@ impl NodeSide {
             }
         }
         // The error is the node's own: it is no failure of the node, and no refusal of ours.
-        Ok(Stop::Answer(ApiError::of_node(head.status, &body), None))
+        Ok(Stop::answer(ApiError::of_node(head.status, &body), None))
     }
 
     /// Breaks the response off where it is, visibly.
@@ -364,10 +368,8 @@ async fn send(
 }
 
 /// Ends a body that was framed here.
-async fn send_end(worker: &Worker, client: &mut Downstream, passage: &Passage) -> Result<(), Stop> {
-    if passage.outgoing() == Outgoing::Framed {
-        write(worker, client, None, Buf::of(LAST_CHUNK)).await?;
-    }
+async fn send_end(worker: &Worker, client: &mut Downstream) -> Result<(), Stop> {
+    write(worker, client, None, Buf::of(LAST_CHUNK)).await?;
     Ok(())
 }
 

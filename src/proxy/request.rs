@@ -1,12 +1,13 @@
 //! Receiving a request head, and everything of it that outlives the buffer it came in.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::admission::TurnKey;
 use crate::auth::key::AuthError;
 use crate::http1::{self, BodyLength, HeadLimits, HeadScan, Method, Parsed, RequestHead, Version};
 use crate::openai::{ApiError, BodyKind, Endpoint, RouteError, route};
-use crate::runtime::{Buf, Scratch, clock};
+use crate::runtime::clock::Moment;
+use crate::runtime::{Buf, Pooled, Scratch};
 
 use super::Worker;
 use super::downstream::{Downstream, Gone};
@@ -18,7 +19,7 @@ use super::request_id::RequestId;
 pub(super) struct Request {
     pub(super) id: RequestId,
     /// When the head was complete.
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
@@ -82,7 +83,14 @@ pub(super) enum NoRequest {
     /// The connection ended between requests, or in a way that leaves nobody to answer.
     Closed,
     /// What came is not a request; the connection ends with this answer.
-    Rejected(ApiError),
+    Rejected(Pooled<ApiError>),
+}
+
+impl NoRequest {
+    #[cold]
+    fn rejected(error: ApiError) -> Self {
+        Self::Rejected(Pooled::new(|| error))
+    }
 }
 
 impl Request {
@@ -142,11 +150,12 @@ impl Request {
     }
 }
 
-/// Waits for the next request head on this connection.
+/// Waits for the next request head on this connection. The request stands where it will stay for the
+/// exchange.
 pub(super) async fn receive(
     worker: &Worker,
     client: &mut Downstream,
-) -> Result<Request, NoRequest> {
+) -> Result<Pooled<Request>, NoRequest> {
     let limits = &HeadLimits::DEFAULT;
     let mut scan = HeadScan::new();
     let mut is_begun = false;
@@ -173,13 +182,13 @@ pub(super) async fn receive(
                     return Ok(request);
                 }
                 Ok(Parsed::Partial) => {}
-                Err(reject) => return Err(NoRequest::Rejected(reject.into())),
+                Err(reject) => return Err(NoRequest::rejected(reject.into())),
             }
         }
         if client.inlet.receive(limits.head_bytes_max).await == Err(Gone) {
             let is_late = is_begun && client.deadline.expired();
             return Err(if is_late {
-                NoRequest::Rejected(ApiError::request_timeout())
+                NoRequest::rejected(ApiError::request_timeout())
             } else {
                 NoRequest::Closed
             });
@@ -193,17 +202,20 @@ fn digest(
     client: &mut Downstream,
     scan: &mut HeadScan,
     limits: &HeadLimits,
-) -> Result<Parsed<Request>, http1::Reject> {
+) -> Result<Parsed<Pooled<Request>>, http1::Reject> {
     let Downstream { inlet, key, .. } = client;
     let bytes = inlet.held();
     let mut forwarded = Scratch::new();
-    let (head, bytes) = match http1::parse_request_onward(bytes, scan, limits, &mut forwarded)? {
-        Parsed::Complete { head, bytes } => (head, bytes),
-        Parsed::Partial => return Ok(Parsed::Partial),
+    // Looked at where it is: a head is large.
+    let parsed = http1::parse_request_onward(bytes, scan, limits, &mut forwarded);
+    let (head, bytes) = match &parsed {
+        Ok(Parsed::Complete { head, bytes }) => (head, *bytes),
+        Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+        Err(reject) => return Err(*reject),
     };
     http1::HeadWriter::new(&mut forwarded).end();
     let field_lines_bytes = forwarded.len();
-    append_target(&mut forwarded, &head);
+    append_target(&mut forwarded, head);
     let routed = route(&head.method.into(), head.path).map(|route| Routed {
         endpoint: route.endpoint,
         body: route.body,
@@ -215,7 +227,7 @@ fn digest(
     let client_id = head.x_request_id.and_then(RequestId::from_client);
     let request = Request {
         id: client_id.unwrap_or_else(|| worker.new_request_id()),
-        began: clock::now(),
+        began: Moment::now(),
         method: head.method,
         version: head.version,
         keep_alive: head.keep_alive,
@@ -237,7 +249,7 @@ fn digest(
         head_bytes: 0,
     };
     Ok(Parsed::Complete {
-        head: request,
+        head: Pooled::new(|| request),
         bytes,
     })
 }

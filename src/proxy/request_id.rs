@@ -5,8 +5,9 @@ use std::cell::Cell;
 use smallvec::SmallVec;
 
 /// The value of `X-Request-Id` for one exchange: 1 to [`RequestId::BYTES_MAX`] visible ASCII bytes.
+/// Kept as the field line that tells it, which is written to the node and to the client.
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(SmallVec<[u8; GENERATED_BYTES]>);
+pub(super) struct RequestId(SmallVec<[u8; GENERATED_LINE_BYTES]>);
 
 impl RequestId {
     /// The longest id taken from a client.
@@ -16,10 +17,20 @@ impl RequestId {
     pub(super) fn from_client(value: &[u8]) -> Option<Self> {
         let usable =
             (1..=Self::BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
-        usable.then(|| Self(SmallVec::from_slice(value)))
+        usable.then(|| {
+            let mut line = SmallVec::from_slice(LINE_START);
+            line.extend_from_slice(value);
+            line.extend_from_slice(LINE_END);
+            Self(line)
+        })
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0[LINE_START.len()..self.0.len() - LINE_END.len()]
+    }
+
+    /// The field line, with its CRLF.
+    pub(super) fn line(&self) -> &[u8] {
         &self.0
     }
 }
@@ -45,14 +56,13 @@ impl RequestIds {
         let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.state.set(state);
         let halves = [mix(state), mix(state ^ self.stream)];
-        let mut id = [0; GENERATED_BYTES];
-        let (prefix, digits) = id.split_at_mut(PREFIX.len());
-        prefix.copy_from_slice(PREFIX);
+        let mut line = *GENERATED_LINE;
+        let digits = &mut line[DIGITS];
         let bytes = halves.into_iter().flat_map(u64::to_be_bytes);
         for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
             pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
         }
-        RequestId(SmallVec::from_slice(&id))
+        RequestId(SmallVec::from_buf(line))
     }
 }
 
@@ -62,8 +72,13 @@ fn mix(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-const PREFIX: &[u8] = b"req_";
-const GENERATED_BYTES: usize = 36;
+const LINE_START: &[u8] = b"X-Request-Id: ";
+const LINE_END: &[u8] = b"\r\n";
+/// The line of an id made here, its digits still to come.
+const GENERATED_LINE: &[u8; GENERATED_LINE_BYTES] =
+    b"X-Request-Id: req_00000000000000000000000000000000\r\n";
+const GENERATED_LINE_BYTES: usize = 52;
+const DIGITS: std::ops::Range<usize> = 18..50;
 
 /// The two hexadecimal digits of each byte.
 static HEX_PAIRS: [[u8; 2]; 256] = {
@@ -92,16 +107,15 @@ mod tests {
         assert_eq!(seen.len(), 10_000);
         assert!(
             seen.iter()
-                .all(|id| id.len() == GENERATED_BYTES && id.starts_with(PREFIX))
+                .all(|id| id.len() == 36 && id.starts_with(b"req_"))
         );
     }
 
     #[test]
     fn a_client_id_is_kept_only_if_it_is_visible_ascii_of_bounded_length() {
-        assert_eq!(
-            RequestId::from_client(b"abc-123").unwrap().as_bytes(),
-            b"abc-123"
-        );
+        let id = RequestId::from_client(b"abc-123").unwrap();
+        assert_eq!(id.as_bytes(), b"abc-123");
+        assert_eq!(id.line(), b"X-Request-Id: abc-123\r\n");
         for unusable in [&b""[..], b"a b", b"a\tb", b"\xc3\xa9", &[b'x'; 129]] {
             assert!(RequestId::from_client(unusable).is_none(), "{unusable:?}");
         }

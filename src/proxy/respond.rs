@@ -163,7 +163,7 @@ impl<'r> OwnFields<'r> {
 
 /// Writes the fields that every response carries.
 pub(super) fn write_own_fields(worker: &Worker, writer: &mut HeadWriter<'_>, own: &OwnFields<'_>) {
-    writer.field("X-Request-Id", own.id.as_bytes());
+    writer.line(own.id.line());
     if own.scope == Scope::Inference {
         let state = worker.admission.backpressure();
         writer.field("X-Backpressure", state.as_str().as_bytes());

@@ -3,13 +3,13 @@
 //! Counting happens in `Drop`, so that a request ends in exactly one record whichever way it leaves.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::StatusCode;
 
 use crate::nodes::{Node, ResolvedModel};
 use crate::openai::{Endpoint, Usage};
-use crate::runtime::clock;
+use crate::runtime::clock::{self, Moment};
 use crate::telemetry::{
     AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, HourEvent,
     Latency, Occurrence, Phase, RetryReason,
@@ -23,11 +23,12 @@ use super::request_id::RequestId;
 pub(super) struct Trace<'w> {
     worker: &'w Worker,
     endpoint: EndpointLabel,
-    began: Instant,
+    began: Moment,
     phase: Phase,
-    phase_began: Instant,
-    phases: [Duration; Phase::COUNT],
-    first_byte: Option<Instant>,
+    phase_began: Moment,
+    /// Nanoseconds spent in each.
+    phases: [u64; Phase::COUNT],
+    first_byte: Option<Moment>,
     status: u16,
     ended_by: EndedBy,
     attempts: u32,
@@ -62,10 +63,10 @@ impl<'w> Trace<'w> {
 
     /// The trace of bytes that are not a request.
     pub(super) fn of_rejected(worker: &'w Worker, id: &RequestId) -> Self {
-        Self::of(worker, Endpoint::Other, id, clock::now())
+        Self::of(worker, Endpoint::Other, id, Moment::now())
     }
 
-    fn of(worker: &'w Worker, endpoint: Endpoint, id: &RequestId, began: Instant) -> Self {
+    fn of(worker: &'w Worker, endpoint: Endpoint, id: &RequestId, began: Moment) -> Self {
         let details = worker.shared.access_log.is_some().then(|| {
             Box::new(Details {
                 started_unix_ms: unix_ms_now(),
@@ -80,7 +81,7 @@ impl<'w> Trace<'w> {
             began,
             phase: Phase::Auth,
             phase_began: began,
-            phases: [Duration::ZERO; Phase::COUNT],
+            phases: [0; Phase::COUNT],
             first_byte: None,
             status: 0,
             ended_by: EndedBy::Router,
@@ -111,10 +112,14 @@ impl<'w> Trace<'w> {
 
     /// A further phase begins.
     pub(super) fn enter(&mut self, phase: Phase) {
-        let now = clock::now();
-        self.phases[self.phase as usize] += now - self.phase_began;
+        let now = Moment::now();
+        self.end_phase(now);
         self.phase = phase;
         self.phase_began = now;
+    }
+
+    fn end_phase(&mut self, now: Moment) {
+        self.phases[self.phase as usize] += now.nanos_since(self.phase_began);
     }
 
     pub(super) fn body_received(&mut self, bytes: usize) {
@@ -163,10 +168,15 @@ impl<'w> Trace<'w> {
         self.response_bytes = self.bytes_from_node;
     }
 
-    /// The node has said everything; what is left is ours and the client's.
-    pub(super) fn node_done(&mut self, usage: Option<Usage>) {
+    /// The node has said everything, perhaps all at once with its head; what is left is ours and the
+    /// client's.
+    pub(super) fn node_done(&mut self, usage: Option<Usage>, is_all_at_once: bool) {
         self.usage = usage;
-        self.enter(Phase::Done);
+        if is_all_at_once {
+            self.pass_into(Phase::Done);
+        } else {
+            self.enter(Phase::Done);
+        }
     }
 
     /// The router answers by itself, with a body of this length.
@@ -205,7 +215,7 @@ impl<'w> Trace<'w> {
 
     /// Of every request that waited, whatever became of it.
     fn record_wait(&self) {
-        let wait = self.spent(&[Phase::Queue]);
+        let wait = Duration::from_nanos(self.spent(&[Phase::Queue]));
         if !wait.is_zero() {
             self.worker.metrics.latency(Latency::QueueWait, wait);
             self.worker.count_in_hour(HourEvent::Waited(wait));
@@ -213,24 +223,25 @@ impl<'w> Trace<'w> {
     }
 
     /// Of every request that got a slot, also of those that no node answered.
-    fn record_latencies(&self, model: &ResolvedModel, now: Instant) {
+    fn record_latencies(&self, model: &ResolvedModel, now: Moment) {
         let metrics = &self.worker.metrics;
-        let total = now - self.began;
+        let latency = |latency, nanos| metrics.latency(latency, Duration::from_nanos(nanos));
+        let total = now.nanos_since(self.began);
         let node = self.spent(&NODE_PHASES);
-        metrics.latency(Latency::Request, total);
-        metrics.latency(
-            Latency::Overhead,
-            total.saturating_sub(node + self.spent(&[Phase::Read, Phase::Queue])),
-        );
+        let others = node + self.spent(&[Phase::Read, Phase::Queue]);
+        latency(Latency::Request, total);
+        latency(Latency::Overhead, total.saturating_sub(others));
         if let Some(first_byte) = self.first_byte {
-            metrics.latency(Latency::FirstByte, first_byte - self.began);
+            latency(Latency::FirstByte, first_byte.nanos_since(self.began));
         }
         // The slot was held so long, whatever for: that is what those who wait have to expect.
+        let node = Duration::from_nanos(node);
         model.stats().add_service(node);
         self.worker.count_in_hour(HourEvent::Served(node));
     }
 
-    fn spent(&self, phases: &[Phase]) -> Duration {
+    /// Nanoseconds spent in these phases together.
+    fn spent(&self, phases: &[Phase]) -> u64 {
         phases
             .iter()
             .map(|phase| self.phases[*phase as usize])
@@ -245,9 +256,7 @@ impl<'w> Trace<'w> {
             model: details.model,
             node: details.node,
             status: self.status,
-            phase_us: self
-                .phases
-                .map(|phase| u64::try_from(phase.as_micros()).unwrap_or(u64::MAX)),
+            phase_us: self.phases.map(|nanos| nanos / NANOS_PER_MICRO),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
             prompt_tokens: self.usage.map(|usage| usage.prompt_tokens),
@@ -264,8 +273,8 @@ impl<'w> Trace<'w> {
 
 impl Drop for Trace<'_> {
     fn drop(&mut self) {
-        let now = clock::now();
-        self.phases[self.phase as usize] += now - self.phase_began;
+        let now = Moment::now();
+        self.end_phase(now);
         let metrics = &self.worker.metrics;
         metrics.request(self.endpoint, self.status);
         for (direction, bytes) in [
@@ -312,6 +321,8 @@ fn endpoint_label(endpoint: Endpoint) -> EndpointLabel {
 fn unix_ms_now() -> u64 {
     u64::try_from(clock::unix_time().as_millis()).unwrap_or(u64::MAX)
 }
+
+const NANOS_PER_MICRO: u64 = 1000;
 
 /// The phases in which an exchange waits for a node.
 const NODE_PHASES: [Phase; 3] = [Phase::Connect, Phase::FirstByte, Phase::Stream];

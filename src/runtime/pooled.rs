@@ -1,49 +1,81 @@
-//! A pinned future in a block of memory that is used again.
+//! A value in a block of memory that is used again.
 //!
-//! Like `Box::pin`, for futures that come and go with every request: blocks are kept per thread and
-//! handed out again, so a warm worker allocates none.
+//! Like `Box::pin`, for futures, and what else is too large to be handed around, that come and go with
+//! every request: blocks are kept per thread and handed out again, so a warm worker allocates none.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
-/// Blocks are made of these, so that they are aligned for any ordinary future.
+/// Blocks are made of these, so that they are aligned for any ordinary value.
 type Unit = MaybeUninit<u128>;
 
-/// A future in a block of this thread's free list.
+/// A value in a block of this thread's free list. What may not be moved, as most futures, can only be
+/// reached for writing where it is pinned.
 ///
-/// Invariant: `block` holds a live `F` that is never moved until it is dropped in place.
-pub struct Pooled<F> {
+/// Invariant: `block` holds a live `T` that is never moved until it is dropped in place.
+pub struct Pooled<T> {
     block: NonNull<Unit>,
-    future: PhantomData<F>,
+    value: PhantomData<T>,
 }
 
-impl<F> Pooled<F> {
+impl<T> Pooled<T> {
     const UNIT_COUNT: usize = {
-        assert!(align_of::<F>() <= align_of::<Unit>());
-        size_of::<F>().next_multiple_of(CLASS_BYTES) / size_of::<Unit>()
+        assert!(align_of::<T>() <= align_of::<Unit>());
+        size_of::<T>().next_multiple_of(CLASS_BYTES) / size_of::<Unit>()
     };
-}
 
-impl<F: Future> Pooled<F> {
-    /// Puts the future that `make` returns into a block.
+    /// Puts the value that `make` returns into a block.
     #[inline]
-    pub fn new(make: impl FnOnce() -> F) -> Self {
+    pub fn new(make: impl FnOnce() -> T) -> Self {
         let block = take(Self::UNIT_COUNT);
-        // SAFETY: the block is owned, aligned for `F` and at least as large, both by `UNIT_COUNT`.
+        // SAFETY: the block is owned, aligned for `T` and at least as large, both by `UNIT_COUNT`.
         // If `make` panics, nothing was written and the block is merely lost.
         #[allow(unsafe_code, reason = "a value in memory that outlives it")]
         unsafe {
-            block.cast::<F>().write(make());
+            block.cast::<T>().write(make());
         }
         Self {
             block,
-            future: PhantomData,
+            value: PhantomData,
         }
+    }
+}
+
+impl<T> Deref for Pooled<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: by the invariant of `Pooled` the block holds a live `T`, borrowed with `self`.
+        #[allow(unsafe_code, reason = "looks at the value in its block")]
+        unsafe {
+            self.block.cast::<T>().as_ref()
+        }
+    }
+}
+
+impl<T: Unpin> DerefMut for Pooled<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: by the invariant of `Pooled` the block holds a live `T`, borrowed uniquely with
+        // `self`; being `Unpin` it may even be exchanged for another.
+        #[allow(unsafe_code, reason = "changes the value in its block")]
+        unsafe {
+            self.block.cast::<T>().as_mut()
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Pooled<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::fmt(self, f)
     }
 }
 
@@ -60,15 +92,15 @@ impl<F: Future> Future for Pooled<F> {
     }
 }
 
-// The future does not move with the handle to its block.
-impl<F> Unpin for Pooled<F> {}
+// The value does not move with the handle to its block.
+impl<T> Unpin for Pooled<T> {}
 
-impl<F> Drop for Pooled<F> {
+impl<T> Drop for Pooled<T> {
     fn drop(&mut self) {
-        // SAFETY: by the invariant of `Pooled` the block holds a live `F`; nothing uses it afterwards.
-        #[allow(unsafe_code, reason = "ends the future in its block")]
+        // SAFETY: by the invariant of `Pooled` the block holds a live `T`; nothing uses it afterwards.
+        #[allow(unsafe_code, reason = "ends the value in its block")]
         unsafe {
-            self.block.cast::<F>().drop_in_place();
+            self.block.cast::<T>().drop_in_place();
         }
         give_back(self.block, Self::UNIT_COUNT);
     }
@@ -150,11 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn a_value_can_be_used_in_its_block() {
+        let mut pooled = Pooled::new(|| String::from("out of"));
+        pooled.push_str(" the way");
+        assert_eq!(pooled.len(), 14);
+        assert_eq!(format!("{pooled:?}"), r#""out of the way""#);
+    }
+
+    #[test]
     fn a_block_is_used_again() {
-        let first = Pooled::new(|| std::future::ready([1_u8; 100]));
+        let first = Pooled::new(|| [1_u8; 100]);
         let block = first.block;
         drop(first);
-        let second = Pooled::new(|| std::future::ready([2_u8; 200]));
+        let second = Pooled::new(|| [2_u8; 200]);
         assert_eq!(second.block, block);
     }
 

@@ -40,7 +40,8 @@ impl LatencyHistogram {
     /// Records one value: two loads, two stores.
     pub(super) fn record(&self, value: Duration) {
         let value = value.min(LONGEST);
-        let nanoseconds = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        // An hour fits easily.
+        let nanoseconds = value.as_secs() * 1_000_000_000 + u64::from(value.subsec_nanos());
         if let Some(bucket) = self.buckets.get(bucket_of(nanoseconds)) {
             // Load and store instead of a read-modify-write: there is only one writer.
             bucket.store(

@@ -35,8 +35,9 @@ pub struct Pool {
 
 /// A connection to a node, counted for as long as it lives.
 pub struct Upstream {
-    /// The socket; a read stands on it.
-    pub stream: Stream,
+    /// The socket; a read stands on it. Boxed once per connection: each response hands it on several
+    /// times.
+    pub stream: Box<Stream>,
     count: PoolGuard,
 }
 
@@ -99,7 +100,7 @@ impl Pool {
                 break;
             }
         }
-        let mut stream = outcome?;
+        let mut stream = Box::new(outcome?);
         stream.reader.arm(response_buf());
         Ok(Upstream { stream, count })
     }

@@ -139,11 +139,17 @@ fn code_unit(input: &[u8]) -> Option<(u32, &[u8])> {
 /// Whether the content of a valid string token means `name`.
 #[inline]
 pub(super) fn means(content: &[u8], name: &str) -> bool {
-    if content.first() != Some(&b'\\') && content.first() != name.as_bytes().first() {
-        return false;
+    let common = content
+        .iter()
+        .zip(name.as_bytes())
+        .take_while(|(byte, expected)| byte == expected)
+        .count();
+    // A byte that does not begin an escape means itself.
+    match content.get(common) {
+        None => common == name.len(),
+        Some(b'\\') => means_escaped(content, name),
+        Some(_) => false,
     }
-    content == name.as_bytes()
-        || (content.len() > name.len() && content.contains(&b'\\') && means_escaped(content, name))
 }
 
 #[cold]

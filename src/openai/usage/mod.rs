@@ -57,14 +57,34 @@ struct Counts {
 }
 
 impl Counts {
-    /// Files a number under the name of its member, if it is one of those that count.
+    /// Files a number of a member.
     #[inline]
-    fn file(&mut self, name: &[u8], value: u64) {
+    fn file(&mut self, member: Member, value: u64) {
+        match member {
+            Member::Prompt => self.prompt_tokens = value,
+            Member::Completion => self.completion_tokens = value,
+            Member::Total => self.total_tokens = value,
+            Member::Other => {}
+        }
+    }
+}
+
+/// What a member of a usage object counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Prompt,
+    Completion,
+    Total,
+    Other,
+}
+
+impl Member {
+    fn of(name: &[u8]) -> Self {
         match name {
-            b"prompt_tokens" | b"input_tokens" => self.prompt_tokens = value,
-            b"completion_tokens" | b"output_tokens" => self.completion_tokens = value,
-            b"total_tokens" => self.total_tokens = value,
-            _ => {}
+            b"prompt_tokens" | b"input_tokens" => Self::Prompt,
+            b"completion_tokens" | b"output_tokens" => Self::Completion,
+            b"total_tokens" => Self::Total,
+            _ => Self::Other,
         }
     }
 }

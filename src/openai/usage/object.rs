@@ -1,7 +1,7 @@
 //! Reads one usage object byte by byte: the whole numbers on its first level, under known names.
 //! Must never hold more than the current member's name and number.
 
-use super::{Counts, LineStart, UsageTap};
+use super::{Counts, LineStart, Member, UsageTap};
 
 /// What one more byte brought.
 #[derive(Debug)]
@@ -60,12 +60,12 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
     let mut rest = object;
     loop {
         rest = skip_space(rest);
-        let (name, number) = match usual_member(rest) {
+        let (member, number) = match usual_member(rest) {
             Some(member) => member,
             None => plain_member(rest)?,
         };
         let (value, behind) = plain_number(skip_space(number))?;
-        counts.file(name, value);
+        counts.file(member, value);
         match skip_space(behind) {
             [b',', tail @ ..] => rest = tail,
             [b'}', tail @ ..] => {
@@ -78,27 +78,29 @@ pub(super) fn read_plain(slice: &[u8]) -> Option<(Counts, &[u8])> {
     }
 }
 
-/// A member in the form that most nodes write: its name, and what follows its colon.
+/// A member in the form that most nodes write, and what follows its colon.
 #[inline]
-fn usual_member(input: &[u8]) -> Option<(&'static [u8], &[u8])> {
+fn usual_member(input: &[u8]) -> Option<(Member, &[u8])> {
     const PROMPT: &[u8; 16] = b"\"prompt_tokens\":";
     const COMPLETION: &[u8; 20] = b"\"completion_tokens\":";
     const TOTAL: &[u8; 15] = b"\"total_tokens\":";
     match input.get(1)? {
-        b'p' => Some((b"prompt_tokens", input.strip_prefix(PROMPT)?)),
-        b'c' => Some((b"completion_tokens", input.strip_prefix(COMPLETION)?)),
-        b't' => Some((b"total_tokens", input.strip_prefix(TOTAL)?)),
+        b'p' => Some((Member::Prompt, input.strip_prefix(PROMPT)?)),
+        b'c' => Some((Member::Completion, input.strip_prefix(COMPLETION)?)),
+        b't' => Some((Member::Total, input.strip_prefix(TOTAL)?)),
         _ => None,
     }
 }
 
 /// A member of any name that holds nothing to be unescaped or looked at closely.
-fn plain_member(input: &[u8]) -> Option<(&[u8], &[u8])> {
+fn plain_member(input: &[u8]) -> Option<(Member, &[u8])> {
     let input = input.strip_prefix(b"\"")?;
     let (name, behind) = input.split_at_checked(memchr::memchr(b'"', input)?)?;
     let is_plain = |byte: &u8| byte.is_ascii_lowercase() || *byte == b'_';
     let number = skip_space(behind.strip_prefix(b"\"")?).strip_prefix(b":")?;
-    name.iter().all(is_plain).then_some((name, number))
+    name.iter()
+        .all(is_plain)
+        .then(|| (Member::of(name), number))
 }
 
 /// `1*18DIGIT` as a number, and what follows it.
@@ -190,7 +192,7 @@ impl ObjectReader {
         if self.depth > 0 {
             return;
         }
-        self.counts.file(name.bytes(), value);
+        self.counts.file(Member::of(name.bytes()), value);
     }
 }
 
