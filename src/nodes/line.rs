@@ -36,6 +36,11 @@ impl Server for Arc<Node> {
         self.live.settle();
     }
 
+    fn is(&self, other: &Self) -> bool {
+        // Another snapshot may hold the same node in another allocation; its counters are the same.
+        Arc::ptr_eq(&self.live, &other.live)
+    }
+
     fn is_idle(&self) -> bool {
         self.live.slots().count == 0
     }
@@ -53,10 +58,7 @@ impl Group for Model {
     }
 
     fn member(&self, server: &Arc<Node>) -> Option<&Arc<Node>> {
-        // Another snapshot may hold the same node in another allocation; its counters are the same.
-        self.nodes
-            .iter()
-            .find(|node| Arc::ptr_eq(&node.live, &server.live))
+        self.nodes.iter().find(|node| node.is(server))
     }
 
     fn try_take_in_turn(&self, rotation: &mut usize) -> Option<&Arc<Node>> {
