@@ -114,6 +114,9 @@ mod loom_models;
 mod queues_tests;
 #[cfg(test)]
 #[cfg(not(loom))]
+mod return_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
 mod simulation;
 #[cfg(test)]
 #[cfg(not(loom))]
