@@ -117,6 +117,9 @@ mod queues_tests;
 mod return_tests;
 #[cfg(test)]
 #[cfg(not(loom))]
+mod simulated_queue;
+#[cfg(test)]
+#[cfg(not(loom))]
 mod simulation;
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -2,7 +2,7 @@
 //! counts permits, marks servers or wakes anyone.
 //!
 //! Those who come back, because the server they were given could not be reached, stand before all
-//! others: their keys have had their turn, and have nothing to show for it. They shun that server, so
+//! others, in other queues too: their keys have had their turn, and have nothing to show for it. They shun that server, so
 //! that its slots, which come free at once again and again, do not make the same request fail twice.
 
 use std::sync::Arc;
@@ -27,6 +27,15 @@ struct Returned<S> {
     address: SeatAddress,
     /// The server that could not be reached; `None` once it may be tried again.
     shunned: Option<S>,
+}
+
+/// One of those who may be served now, in the order in which they are, over all queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Candidate {
+    /// Came back.
+    Returned(Ticket),
+    /// The first of those who were not served yet.
+    InTurn(Ticket),
 }
 
 impl<G: Group> Queue<G> {
@@ -117,26 +126,28 @@ impl<G: Group> Queue<G> {
         position + 1
     }
 
-    /// The tickets of those who may be served now, each before those behind it.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = Ticket> {
-        let returned = self.returned.iter().map(|returned| returned.ticket);
-        returned.chain(self.turns.next_ticket())
+    /// Those who may be served now, each before those behind it.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        let returned = self.returned.iter();
+        let returned = returned.map(|returned| Candidate::Returned(returned.ticket));
+        returned.chain(self.turns.next_ticket().map(Candidate::InTurn))
     }
 
     /// Who is next for a slot of `server`, and the group's own reference to it.
-    pub(super) fn next_for(&self, server: &G::Server) -> Option<(Ticket, &G::Server)> {
+    pub(super) fn next_for(&self, server: &G::Server) -> Option<(Candidate, &G::Server)> {
         let member = self.group.member(server)?;
         let returned = self.returned.iter().find(|returned| returned.takes(member));
-        let ticket = match returned {
-            Some(returned) => returned.ticket,
-            None => self.turns.next_ticket()?,
+        let next = match returned {
+            Some(returned) => Candidate::Returned(returned.ticket),
+            None => Candidate::InTurn(self.turns.next_ticket()?),
         };
-        Some((ticket, member))
+        Some((next, member))
     }
 
-    /// Takes a slot that the candidate with this ticket would take.
-    pub(super) fn try_take_for(&mut self, ticket: Ticket) -> Option<G::Server> {
-        if let Ok(position) = self.position_of_returned(ticket)
+    /// Takes a slot that the candidate would take.
+    pub(super) fn try_take_for(&mut self, candidate: Candidate) -> Option<G::Server> {
+        if let Candidate::Returned(ticket) = candidate
+            && let Ok(position) = self.position_of_returned(ticket)
             && let Some(returned) = self.returned.get(position)
             && returned.shunned.is_some()
         {
@@ -148,22 +159,26 @@ impl<G: Group> Queue<G> {
         Some(server.clone())
     }
 
-    /// Takes the candidate with this ticket out; its key goes behind the others.
-    pub(super) fn call(&mut self, ticket: Ticket) -> Option<SeatAddress> {
-        let address = if let Ok(position) = self.position_of_returned(ticket) {
-            self.returned.remove(position).address
-        } else {
-            debug_assert_eq!(self.turns.next_ticket(), Some(ticket), "not its turn");
-            self.turns.pop()?.1
+    /// Takes the candidate out; its key goes behind the others.
+    pub(super) fn call(&mut self, candidate: Candidate) -> Option<(Ticket, SeatAddress)> {
+        let called = match candidate {
+            Candidate::Returned(ticket) => {
+                let position = self.position_of_returned(ticket).ok()?;
+                (ticket, self.returned.remove(position).address)
+            }
+            Candidate::InTurn(ticket) => {
+                debug_assert_eq!(self.turns.next_ticket(), Some(ticket), "not its turn");
+                self.turns.pop()?
+            }
         };
         self.publish();
-        Some(address)
+        Some(called)
     }
 
     /// Takes whoever is first out.
     pub(super) fn pop(&mut self) -> Option<(Ticket, SeatAddress)> {
-        let ticket = self.candidates().next()?;
-        Some((ticket, self.call(ticket)?))
+        let first = self.candidates().next()?;
+        self.call(first)
     }
 
     /// How many wait, for the metrics.

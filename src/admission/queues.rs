@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 
 use super::counter::LimitedCounter;
 use super::group::{Group, Server};
-use super::queue::Queue;
+use super::queue::{Candidate, Queue};
 use super::turns::{Ticket, TurnKey};
 
 /// Where a waiting request is to be woken: its worker, and its seat there.
@@ -267,12 +267,12 @@ impl<G: Group> Queues<G> {
         loop {
             // Asks the groups, not the server: it may have joined one since its slot was taken.
             let waits = self.by_name.iter().filter_map(|(name, queue)| {
-                let (ticket, member) = queue.next_for(server)?;
-                Some((ticket, name, member))
+                let (next, member) = queue.next_for(server)?;
+                Some((next, name, member))
             });
-            let oldest = waits.min_by_key(|(ticket, ..)| *ticket);
-            let Some((ticket, name, member)) =
-                oldest.map(|(ticket, name, member)| (ticket, name.clone(), member.clone()))
+            let first = waits.min_by_key(|(next, ..)| *next);
+            let Some((next, name, member)) =
+                first.map(|(next, name, member)| (next, name.clone(), member.clone()))
             else {
                 server.settle();
                 return has_served;
@@ -284,7 +284,7 @@ impl<G: Group> Queues<G> {
                 counters.in_flight.release();
                 return has_served;
             }
-            self.grant(counters, &name, ticket, member, called);
+            self.grant(counters, &name, next, member, called);
             has_served = true;
         }
     }
@@ -292,26 +292,26 @@ impl<G: Group> Queues<G> {
     /// Permits were given back, or anything else may have changed: serves whoever can be served, the
     /// oldest of those who are next in their queues first.
     pub(super) fn serve_all(&mut self, counters: Counters<'_>, called: &mut Called) {
-        let mut order: Vec<(Ticket, Box<str>)> = Vec::new();
+        let mut order: Vec<(Candidate, Box<str>)> = Vec::new();
         while !self.is_empty() {
             if !take_permit(counters) {
                 return;
             }
             order.clear();
             order.extend(self.by_name.iter().flat_map(|(name, queue)| {
-                let tickets = queue.candidates();
-                tickets.map(|ticket| (ticket, name.clone()))
+                let candidates = queue.candidates();
+                candidates.map(|candidate| (candidate, name.clone()))
             }));
             order.sort_unstable();
-            let served = order.iter().find_map(|(ticket, name)| {
-                let server = self.by_name.get_mut(name)?.try_take_for(*ticket)?;
-                Some((*ticket, name, server))
+            let served = order.iter().find_map(|(candidate, name)| {
+                let server = self.by_name.get_mut(name)?.try_take_for(*candidate)?;
+                Some((*candidate, name, server))
             });
-            let Some((ticket, name, server)) = served else {
+            let Some((next, name, server)) = served else {
                 counters.in_flight.release();
                 break;
             };
-            self.grant(counters, name, ticket, server, called);
+            self.grant(counters, name, next, server, called);
         }
         // Whoever still waits lacks a slot.
         counters.in_flight.settle();
@@ -474,12 +474,12 @@ impl<G: Group> Queues<G> {
         &mut self,
         counters: Counters<'_>,
         name: &str,
-        ticket: Ticket,
+        next: Candidate,
         server: G::Server,
         called: &mut Called,
     ) {
         let queue = self.by_name.get_mut(name);
-        let Some(address) = queue.and_then(|queue| queue.call(ticket)) else {
+        let Some((ticket, address)) = queue.and_then(|queue| queue.call(next)) else {
             // A queue without anybody in it is removed, so this cannot be; nothing may leak all the same.
             debug_assert!(false, "an empty queue was served");
             counters.in_flight.release();

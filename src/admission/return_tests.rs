@@ -318,6 +318,43 @@ fn a_return_does_not_change_whose_turn_it_is() {
 }
 
 #[test]
+fn who_comes_back_goes_before_older_ones_that_were_not_served_yet() {
+    let admission = alone(limits(10));
+    let (dead, alive) = (TestServer::new(1), TestServer::new(1));
+    let group = TestGroup::new("m", &[&dead, &alive]);
+    let of_dead = TestGroup::new("d", &[&dead]);
+    let of_alive = TestGroup::new("a", &[&alive]);
+    let second = serve(&admission, &of_alive);
+    let first = serve(&admission, &of_dead);
+    let as_key = |key| Demand {
+        key,
+        ..demand(&group)
+    };
+    // The second of its key is older than the first of the other, which has its turn before.
+    let mut places = [1, 1, 2].map(|key| wait_as(&admission, &as_key(key)));
+    let mut foreign = wait(&admission, &of_alive);
+    drop(first);
+    let held = turn(&mut places[0]);
+    drop(held);
+    let held = turn(&mut places[2]);
+    let ticket = places[2].ticket();
+    assert!(ticket > places[1].ticket());
+    let (mut back, slot) = come_back(&admission, &group, Some(ticket), held);
+    let permits = (0..9).map(|_| admission.try_enter().unwrap());
+    let permits: Vec<_> = permits.collect();
+    // Both are served as their permits come back: by way of a slot, and by way of a permit.
+    drop(second);
+    let held = turn(&mut back);
+    assert!(is_waiting(&mut places[1]) && is_waiting(&mut foreign));
+    drop((held, permits));
+    let held = turn(&mut places[1]);
+    assert!(is_waiting(&mut foreign));
+    drop(held);
+    drop((turn(&mut foreign), slot));
+    assert_at_rest(&admission, &[&dead, &alive]);
+}
+
+#[test]
 fn the_oldest_over_all_groups_is_served_first_also_when_it_came_back() {
     let admission = alone(limits(10));
     let ([dead, shared], group, [first, second]) = pair(&admission);
