@@ -1,7 +1,8 @@
 //! One OpenAI-compatible address in front of many inference nodes.
 //!
 //! Each core runs its own io_uring runtime with its own connections, pools and SO_REUSEPORT listener.
-//! The cores share an arc-swapped snapshot of nodes, models and keys, and a few lock-free counters.
+//! The cores share an arc-swapped snapshot of nodes, models and keys, a few lock-free counters, and the
+//! queues of those who must wait.
 //! Response bodies pass through without being copied in user space.
 //!
 //! # Where to begin

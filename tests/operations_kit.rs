@@ -7,6 +7,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![allow(
+    clippy::disallowed_types,
+    reason = "the scripted node hands over in turn"
+)]
 
 mod support;
 

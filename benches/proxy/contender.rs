@@ -31,6 +31,8 @@ pub(crate) struct Stage<'s> {
     pub(crate) node: SocketAddr,
     /// Whether nginx passes on each piece of an answer at once.
     pub(crate) streaming: bool,
+    /// Idle connections to the node that each of them keeps.
+    pub(crate) kept: usize,
 }
 
 impl Stage<'_> {
@@ -53,13 +55,23 @@ impl Stage<'_> {
         name: &'static str,
         access_log: Option<&Path>,
     ) -> Result<Contender, Failure> {
+        self.router_on(name, self.options.io_driver_name(), access_log)
+    }
+
+    /// The router with one worker on this I/O driver.
+    pub(crate) fn router_on(
+        &self,
+        name: &'static str,
+        io_driver: &str,
+        access_log: Option<&Path>,
+    ) -> Result<Contender, Failure> {
         let directory = self.workspace.directory(&name.replace([' ', ','], "-"))?;
         let address = free_address()?;
         let config = directory.join("config.toml");
-        fs::write(&config, router_config(address, self.node, &directory))?;
+        fs::write(&config, self.router_config(address, &directory))?;
         let mut command = Command::new(&self.options.router);
         command
-            .args(["serve", "--io-driver", self.options.io_driver_name()])
+            .args(["serve", "--io-driver", io_driver])
             .arg("--config")
             .arg(&config)
             .current_dir(&directory);
@@ -96,7 +108,7 @@ impl Stage<'_> {
     }
 
     fn nginx_config(&self, address: SocketAddr) -> String {
-        let node = self.node;
+        let (node, kept) = (self.node, self.kept);
         let buffering = if self.streaming { "off" } else { "on" };
         format!(
             r#"daemon off;
@@ -122,7 +134,7 @@ http {{
     scgi_temp_path scgi;
     upstream node {{
         server {node};
-        keepalive 128;
+        keepalive {kept};
         keepalive_requests 1000000000;
         keepalive_timeout 3600;
     }}
@@ -137,6 +149,38 @@ http {{
         }}
     }}
 }}
+"#
+        )
+    }
+
+    /// The configuration of the router and of the builds on tokio.
+    pub(crate) fn router_config(&self, address: SocketAddr, directory: &Path) -> String {
+        let (node, kept) = (self.node, self.kept);
+        let (host, port) = (address.ip(), address.port());
+        let data = directory.join("data");
+        let (data, key, model) = (data.display(), client::KEY, client::MODEL);
+        format!(
+            r#"[server]
+host = "{host}"
+port = {port}
+workers = 1
+data_dir = "{data}"
+drain_announce_secs = 0
+drain_grace_secs = 0
+[load_manager]
+max_concurrent = 100000
+[connection_pool]
+# What nginx is given.
+max_idle_per_host = {kept}
+[http]
+idle_timeout_secs = 3600
+[auth]
+api_keys = ["{key}"]
+[[nodes]]
+name = "node"
+base_url = "http://{node}"
+models = ["{model}"]
+max_concurrency = 100000
 "#
         )
     }
@@ -177,7 +221,7 @@ impl Contender {
 }
 
 /// Waits until a first exchange through the proxy succeeds.
-fn ready(
+pub(crate) fn ready(
     name: &'static str,
     address: SocketAddr,
     meter: Meter,
@@ -199,38 +243,10 @@ fn ready(
     Ok(Contender::of(name, address, meter, process))
 }
 
-fn router_config(address: SocketAddr, node: SocketAddr, directory: &Path) -> String {
-    let (host, port) = (address.ip(), address.port());
-    let data = directory.join("data");
-    let (data, key, model) = (data.display(), client::KEY, client::MODEL);
-    format!(
-        r#"[server]
-host = "{host}"
-port = {port}
-workers = 1
-data_dir = "{data}"
-drain_announce_secs = 0
-drain_grace_secs = 0
-[load_manager]
-max_concurrent = 100000
-[connection_pool]
-# What nginx is given.
-max_idle_per_host = 128
-[http]
-idle_timeout_secs = 3600
-[auth]
-api_keys = ["{key}"]
-[[nodes]]
-name = "node"
-base_url = "http://{node}"
-models = ["{model}"]
-max_concurrency = 100000
-"#
-    )
-}
-
 pub(crate) const ROUTER: &str = "router";
 pub(crate) const ROUTER_LOGGING: &str = "router, access log";
 pub(crate) const NGINX: &str = "nginx";
 pub(crate) const RELAY: &str = "bare relay";
-const START_TIME: Duration = Duration::from_secs(10);
+/// Idle connections to the node that each proxy keeps, unless more are measured.
+pub(crate) const KEPT: usize = 128;
+pub(crate) const START_TIME: Duration = Duration::from_secs(10);

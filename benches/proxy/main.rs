@@ -1,7 +1,8 @@
 //! The router beside nginx: CPU per request and per event, body sizes, memory per connection.
 //!
 //! `cargo bench --bench proxy [-- unary|sse|bodies|memory|all] [--rounds N] [--io-driver NAME]`; needs
-//! `wrk`, `nginx` and two cores. Must never judge by one figure: contenders take turns in short rounds
+//! `wrk`, `nginx` and two cores. `-- compare [unary|bodies|sse]` measures the router beside its epoll
+//! driver, nginx, HAProxy where it is installed, and the builds on tokio of `benches/tokio`. Must never judge by one figure: contenders take turns in short rounds
 //! and only ratios within a round count, because machines drift. Must never touch a process it did
 //! not start.
 //!
@@ -15,6 +16,8 @@
 )]
 
 mod client;
+mod compare;
+mod comparison;
 mod contender;
 mod date;
 mod machine;
@@ -23,6 +26,7 @@ mod options;
 mod process;
 mod relay;
 mod report;
+mod rivals;
 mod role;
 mod series;
 mod streams;
@@ -77,6 +81,9 @@ fn run(options: &Options) -> Result<(), Failure> {
         wrk: &wrk,
         nginx: &nginx,
     };
+    if options.compare {
+        return compare_all(&bench);
+    }
     let mut report = Report {
         setting: bench.setting()?,
         ..Report::default()
@@ -101,6 +108,20 @@ fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The results go to `benches/results/` with `--save`, else beside the builds: they take long to get.
+fn compare_all(bench: &Bench<'_>) -> Result<(), Failure> {
+    let comparison = compare::compare(bench)?;
+    println!("\n{}", comparison.markdown());
+    let directory = match bench.options.save {
+        true => Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results"),
+        false => Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare"),
+    };
+    for path in comparison.save(&directory)? {
+        println!("saved as {}", path.display());
+    }
+    Ok(())
+}
+
 impl<'b> Bench<'b> {
     /// Starts a mock node on the load's core; with an interval of zero it answers at once, else its
     /// streams have an event each interval.
@@ -117,6 +138,7 @@ impl<'b> Bench<'b> {
             nginx: self.nginx,
             node,
             streaming,
+            kept: contender::KEPT,
         }
     }
 

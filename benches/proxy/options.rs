@@ -19,6 +19,8 @@ pub(crate) enum Subject {
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) subjects: Vec<Subject>,
+    /// Whether the subjects are parts of the comparison with everything else.
+    pub(crate) compare: bool,
     /// Rounds of each contender; `None`: as many as the subject usually takes.
     pub(crate) rounds: Option<usize>,
     /// The router's I/O driver, also the bare relay's.
@@ -33,6 +35,9 @@ pub(crate) struct Options {
 
 impl Subject {
     pub(crate) const ALL: [Self; 4] = [Self::Unary, Self::Sse, Self::Bodies, Self::Memory];
+
+    /// The parts of the comparison.
+    const COMPARED: [Self; 3] = [Self::Unary, Self::Bodies, Self::Sse];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -52,6 +57,7 @@ impl Options {
     pub(crate) fn read(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, Failure> {
         let mut options = Self {
             subjects: Vec::new(),
+            compare: false,
             rounds: None,
             io_driver: Preference::Auto,
             access_log: false,
@@ -75,6 +81,7 @@ impl Options {
                 "--router" => options.router = PathBuf::from(value()?),
                 "--access-log" => options.access_log = true,
                 "--save" => options.save = true,
+                "compare" => options.compare = true,
                 "all" => options.subjects.extend(Subject::ALL),
                 name => match Subject::ALL.iter().find(|subject| subject.name() == name) {
                     Some(subject) => options.subjects.push(*subject),
@@ -83,7 +90,10 @@ impl Options {
             }
         }
         if options.subjects.is_empty() {
-            options.subjects.extend(Subject::ALL);
+            options.subjects.extend(match options.compare {
+                true => &Subject::COMPARED[..],
+                false => &Subject::ALL[..],
+            });
         }
         options.subjects.dedup();
         Ok(Some(options))
@@ -111,6 +121,7 @@ pub(crate) fn driver(name: &str) -> Result<Preference, Failure> {
 
 const USAGE: &str = "\
 usage: cargo bench --bench proxy -- [unary] [sse] [bodies] [memory] [all]
+       cargo bench --bench proxy -- compare [unary] [bodies] [sse]
     --rounds N         rounds per contender
     --io-driver NAME   auto, io_uring or epoll
     --access-log       let a second router take part that writes access records to a file

@@ -61,7 +61,7 @@ impl Report {
                         outcome.seconds,
                         cpu.unwrap_or_default(),
                         outcome.rate(),
-                        outcome.p99_ms,
+                        outcome.latency.p99_ms,
                     );
                 }
             }
@@ -97,7 +97,7 @@ impl Report {
             for name in &series.names {
                 let cpu = series.spread(name, |outcome| outcome.cpu_us());
                 let rate = series.spread(name, |outcome| Some(outcome.rate()));
-                let p99 = series.spread(name, |outcome| Some(outcome.p99_ms));
+                let p99 = series.spread(name, |outcome| Some(outcome.latency.p99_ms));
                 let _ = writeln!(
                     out,
                     "| {} | {} | {name} | {} | {} | {} | {} |",

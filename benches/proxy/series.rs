@@ -13,7 +13,19 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     /// CPU time of the contender during the round, if it can be told.
     pub(crate) cpu: Option<Duration>,
-    /// 99th percentile of latency or of the gap between events.
+    /// Latency, or the gap between two events of a stream.
+    pub(crate) latency: Percentiles,
+    /// From the request to the first byte of a stream.
+    pub(crate) first_byte: Option<Percentiles>,
+}
+
+/// How long something took, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Percentiles {
+    pub(crate) p50_ms: f64,
+    pub(crate) p75_ms: f64,
+    pub(crate) p90_ms: f64,
+    pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
 }
 
@@ -46,6 +58,24 @@ impl Outcome {
 
     pub(crate) fn rate(&self) -> f64 {
         self.unit_count as f64 / self.seconds
+    }
+}
+
+impl Percentiles {
+    /// Those of values in microseconds, which are sorted for it; zeros if there are none.
+    pub(crate) fn of_us(values: &mut [u32]) -> Self {
+        values.sort_unstable();
+        let at = |percent: usize| {
+            let value = values.get(values.len() * percent / 100);
+            f64::from(value.copied().unwrap_or_default()) / 1000.0
+        };
+        Self {
+            p50_ms: at(50),
+            p75_ms: at(75),
+            p90_ms: at(90),
+            p95_ms: at(95),
+            p99_ms: at(99),
+        }
     }
 }
 
@@ -99,11 +129,21 @@ impl Series {
 
     /// CPU per unit of `name` divided by that of `base` in the same round.
     pub(crate) fn ratio(&self, name: &str, base: &str) -> Option<Spread> {
+        self.ratio_of(name, base, Outcome::cpu_us)
+    }
+
+    /// A figure of `name` divided by that of `base` in the same round.
+    pub(crate) fn ratio_of(
+        &self,
+        name: &str,
+        base: &str,
+        figure: impl Fn(&Outcome) -> Option<f64>,
+    ) -> Option<Spread> {
         let (at, base) = (self.place(name)?, self.place(base)?);
         let ratios = self
             .rounds
             .iter()
-            .filter_map(|round| Some(round.get(at)?.cpu_us()? / round.get(base)?.cpu_us()?));
+            .filter_map(|round| Some(figure(round.get(at)?)? / figure(round.get(base)?)?));
         Spread::of(ratios.collect())
     }
 

@@ -13,6 +13,7 @@ use llm_router::runtime::{self, Buf, Driver, Stream};
 use memchr::memmem;
 
 use super::machine::Meter;
+use super::series::Percentiles;
 use super::{Failure, client};
 
 /// Streams to be opened, watched for a while, and closed.
@@ -33,7 +34,9 @@ pub(crate) struct Watched {
     pub(crate) seconds: f64,
     pub(crate) cpu: Option<Duration>,
     /// Between two events of a stream, as far as a client can tell.
-    pub(crate) gap_p99_ms: f64,
+    pub(crate) gap: Percentiles,
+    /// From the sent request to the first byte of the answer, of all streams.
+    pub(crate) first_byte: Percentiles,
     /// Resident memory of the meter's process at the end, all streams running.
     pub(crate) resident: Option<u64>,
 }
@@ -89,7 +92,8 @@ impl Streams {
             event_count,
             seconds,
             cpu,
-            gap_p99_ms: p99_ms(&mut shared.gaps_us.borrow_mut()),
+            gap: Percentiles::of_us(&mut shared.gaps_us.borrow_mut()),
+            first_byte: Percentiles::of_us(&mut shared.first_bytes_us.borrow_mut()),
             resident,
         })
     }
@@ -106,6 +110,7 @@ struct Shared {
     is_watching: Cell<bool>,
     is_ending: Cell<bool>,
     gaps_us: RefCell<Vec<u32>>,
+    first_bytes_us: RefCell<Vec<u32>>,
     failure: RefCell<Option<String>>,
 }
 
@@ -135,22 +140,23 @@ async fn follow(shared: &Shared, streams: Streams, index: usize) -> Result<(), F
     let request = client::request(client::PATH, &client::stream_body(&events.nonce));
     let (sent, _) = stream.writer.write_all(Buf::of(request.as_bytes())).await;
     sent?;
-    let mut buf = head(&mut stream).await?;
+    let sent_at = Instant::now();
+    let mut buf = read(&mut stream, Buf::large()).await?;
+    shared.first_bytes_us.borrow_mut().push(micros(sent_at));
+    skip_head(&mut stream, &mut buf).await?;
     let mut last = Instant::now();
     while !shared.is_ending.get() {
         let count = events.take(buf.filled())?;
         let before = events.next_number - count;
         shared.event_count.set(shared.event_count.get() + count);
         if count > 0 {
-            let now = Instant::now();
             if shared.is_watching.get() {
-                let gap = u32::try_from((now - last).as_micros()).unwrap_or(u32::MAX);
                 let mut gaps = shared.gaps_us.borrow_mut();
-                gaps.push(gap);
+                gaps.push(micros(last));
                 // Those that came together with the first have no gap.
                 gaps.extend((1..count).map(|_| 0));
             }
-            last = now;
+            last = Instant::now();
         }
         let passed = |number: u64| before < number && events.next_number >= number;
         if passed(1) {
@@ -165,15 +171,15 @@ async fn follow(shared: &Shared, streams: Streams, index: usize) -> Result<(), F
     Ok(())
 }
 
-/// Reads the head; what came behind it is left in the buffer.
-async fn head(stream: &mut Stream) -> Result<Buf, Failure> {
-    let mut buf = Buf::large();
+/// Takes the head off the buffer, after reading the rest of it where it has not come whole.
+async fn skip_head(stream: &mut Stream, buf: &mut Buf) -> Result<(), Failure> {
     let mut scan = HeadScan::new();
     loop {
-        buf = read(stream, buf).await?;
         let parsed = parse_response(buf.filled(), Method::Post, &mut scan, &HeadLimits::DEFAULT)
             .map_err(|error| format!("malformed answer: {error:?}"))?;
         let Parsed::Complete { head, bytes } = parsed else {
+            let partial = std::mem::replace(buf, Buf::empty());
+            *buf = read(stream, partial).await?;
             continue;
         };
         if head.status.as_u16() != 200 || head.body != ResponseBody::Chunked {
@@ -181,7 +187,7 @@ async fn head(stream: &mut Stream) -> Result<Buf, Failure> {
             return Err(format!("not a stream: {text}").into());
         }
         buf.consume(bytes);
-        return Ok(buf);
+        return Ok(());
     }
 }
 
@@ -271,10 +277,8 @@ impl Events {
     }
 }
 
-fn p99_ms(values_us: &mut [u32]) -> f64 {
-    values_us.sort_unstable();
-    let at = values_us.len() * 99 / 100;
-    f64::from(values_us.get(at).copied().unwrap_or_default()) / 1000.0
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 
 /// So that no listener's backlog overflows.

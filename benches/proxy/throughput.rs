@@ -43,30 +43,12 @@ pub(crate) fn bodies(bench: &Bench<'_>) -> Result<Vec<Series>, Failure> {
 pub(crate) fn sse(bench: &Bench<'_>) -> Result<Vec<Series>, Failure> {
     let (_process, node) = bench.start_node(EVENT_INTERVAL)?;
     let contenders = bench.stage(node, true).all()?;
-    let driver = runtime::choose(runtime::Preference::Auto)?.driver;
     let rounds = bench.options.rounds.unwrap_or(SSE_ROUNDS);
     let measured = Series::measure(
         ("sse", "400 streams, 5 ms", "event"),
         &contenders,
         rounds,
-        |contender| {
-            let streams = Streams {
-                address: contender.address,
-                count: STREAM_COUNT,
-                event_count_before: SETTLING_EVENTS,
-                watch: Duration::from_secs(1),
-                driver,
-            };
-            let watched = streams.watch(contender.meter)?;
-            // The node notices that the clients have left.
-            pause(Duration::from_millis(100));
-            Ok(Outcome {
-                unit_count: watched.event_count,
-                seconds: watched.seconds,
-                cpu: watched.cpu,
-                p99_ms: watched.gap_p99_ms,
-            })
-        },
+        |contender| streaming(contender, STREAM_COUNT, SETTLING_EVENTS),
     )?;
     Ok(vec![measured])
 }
@@ -80,10 +62,9 @@ fn requests(
 ) -> Result<Series, Failure> {
     let directory = stage.workspace.directory("wrk")?;
     let wrk = Wrk::new(bench.wrk, &directory, body_bytes)?;
-    let case = match (contenders, body_bytes) {
-        ([only], _) => only.name.to_owned(),
-        (_, 0) => "about 100 B".to_owned(),
-        (_, bytes) => format!("{} KiB", bytes / 1024),
+    let case = match contenders {
+        [only] => only.name.to_owned(),
+        _ => body_size(body_bytes),
     };
     let subject = if rounds == BODY_ROUNDS {
         "bodies"
@@ -95,18 +76,59 @@ fn requests(
         (subject, &case, "request"),
         contenders,
         rounds,
-        |contender| {
-            let before = contender.meter.cpu()?;
-            let run = wrk.run(contender.address)?;
-            let after = contender.meter.cpu()?;
-            Ok(Outcome {
-                unit_count: run.request_count,
-                seconds: run.seconds,
-                cpu: after.zip(before).map(|(after, before)| after - before),
-                p99_ms: run.p99_ms,
-            })
-        },
+        |contender| busy(&wrk, contender, CONNECTION_COUNT),
     )
+}
+
+/// One round of `wrk` on so many connections.
+pub(crate) fn busy(
+    wrk: &Wrk<'_>,
+    contender: &Contender,
+    connection_count: usize,
+) -> Result<Outcome, Failure> {
+    let before = contender.meter.cpu()?;
+    let run = wrk.run(contender.address, connection_count)?;
+    let after = contender.meter.cpu()?;
+    Ok(Outcome {
+        unit_count: run.request_count,
+        seconds: run.seconds,
+        cpu: after.zip(before).map(|(after, before)| after - before),
+        latency: run.latency,
+        first_byte: None,
+    })
+}
+
+/// One round of streams, opened, watched for a second and closed.
+pub(crate) fn streaming(
+    contender: &Contender,
+    count: usize,
+    event_count_before: u64,
+) -> Result<Outcome, Failure> {
+    let streams = Streams {
+        address: contender.address,
+        count,
+        event_count_before,
+        watch: Duration::from_secs(1),
+        driver: runtime::choose(runtime::Preference::Auto)?.driver,
+    };
+    let watched = streams.watch(contender.meter)?;
+    // The node notices that the clients have left.
+    pause(Duration::from_millis(100));
+    Ok(Outcome {
+        unit_count: watched.event_count,
+        seconds: watched.seconds,
+        cpu: watched.cpu,
+        latency: watched.gap,
+        first_byte: Some(watched.first_byte),
+    })
+}
+
+/// What a size of [`BODY_BYTES`] is called.
+pub(crate) fn body_size(bytes: usize) -> String {
+    match bytes {
+        0 => "about 100 B".to_owned(),
+        bytes => format!("{} KiB", bytes / 1024),
+    }
 }
 
 /// The node itself.
@@ -114,12 +136,13 @@ fn direct(node: SocketAddr) -> Contender {
     Contender::other("no proxy", node, Meter::None)
 }
 
+const CONNECTION_COUNT: usize = 64;
 const UNARY_ROUNDS: usize = 15;
 const DIRECT_ROUNDS: usize = 3;
 const BODY_ROUNDS: usize = 7;
 const SSE_ROUNDS: usize = 11;
 /// 0 is the shortest request, about 100 bytes.
-const BODY_BYTES: [usize; 4] = [0, 1024, 16 * 1024, 1024 * 1024];
+pub(crate) const BODY_BYTES: [usize; 4] = [0, 1024, 16 * 1024, 1024 * 1024];
 const STREAM_COUNT: usize = 400;
 const EVENT_INTERVAL: Duration = Duration::from_millis(5);
 /// 0.3 s of streaming before the watch.

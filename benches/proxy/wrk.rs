@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::series::Percentiles;
 use super::{Failure, client};
 
 /// What one run of `wrk` did.
@@ -12,7 +13,7 @@ use super::{Failure, client};
 pub(crate) struct Run {
     pub(crate) request_count: u64,
     pub(crate) seconds: f64,
-    pub(crate) p99_ms: f64,
+    pub(crate) latency: Percentiles,
 }
 
 /// `wrk` with a script for one request body.
@@ -38,19 +39,23 @@ impl<'w> Wrk<'w> {
                 "wrk.method = 'POST'\n\
                  wrk.headers['Content-Type'] = 'application/json'\n\
                  wrk.headers['Authorization'] = 'Bearer {key}'\n\
-                 wrk.body = '{body}'\n"
+                 wrk.body = '{body}'\n\
+                 function done(_, latency, _)\n\
+                 print(string.format('     95%% %.3fus', latency:percentile(95)))\n\
+                 end\n"
             ),
         )?;
         Ok(Self { program, script })
     }
 
-    /// Keeps 64 connections busy for one second.
+    /// Keeps so many connections busy for one second.
     ///
     /// # Errors
     /// When any answer was not a success or any connection failed.
-    pub(crate) fn run(&self, address: SocketAddr) -> Result<Run, Failure> {
+    pub(crate) fn run(&self, address: SocketAddr, connection_count: usize) -> Result<Run, Failure> {
         let output = Command::new(self.program)
-            .args(["-t1", "-c64", "-d1s", "--latency", "-s"])
+            .arg(format!("-c{connection_count}"))
+            .args(["-t1", "-d1s", "--latency", "-s"])
             .arg(&self.script)
             .arg(format!("http://{address}{}", client::PATH))
             .output()?;
@@ -70,13 +75,25 @@ fn read(text: &str) -> Option<Run> {
     let mut words = totals.split_ascii_whitespace();
     let request_count = words.next()?.parse().ok()?;
     let seconds = milliseconds(words.nth(2)?.trim_end_matches(','))? / 1000.0;
-    let p99 = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("99%"))?;
+    let percentile = |name: &str| {
+        let mut lines = text.lines();
+        milliseconds(
+            lines
+                .find_map(|line| line.trim().strip_prefix(name))?
+                .trim(),
+        )
+    };
     (request_count > 0).then_some(Run {
         request_count,
         seconds,
-        p99_ms: milliseconds(p99.trim())?,
+        latency: Percentiles {
+            p50_ms: percentile("50%")?,
+            p75_ms: percentile("75%")?,
+            p90_ms: percentile("90%")?,
+            // The script's own line.
+            p95_ms: percentile("95%")?,
+            p99_ms: percentile("99%")?,
+        },
     })
 }
 

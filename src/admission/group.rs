@@ -15,10 +15,8 @@ pub trait Server: Clone + fmt::Debug {
     fn contend(&self);
     /// Nobody waits any more.
     fn settle(&self);
-    /// Whether it is the same server as `other`.
-    fn is(&self, other: &Self) -> bool;
-    /// Whether no slot of it is taken: then none will come back that takes the mark away.
-    fn is_idle(&self) -> bool;
+    /// The same number for the same server only, whichever reference is asked.
+    fn identity(&self) -> usize;
 }
 
 /// Who waiting requests wait for: the nodes of a model.

@@ -201,6 +201,6 @@ impl<G: Group> Queue<G> {
 impl<S: Server> Returned<S> {
     fn takes(&self, server: &S) -> bool {
         let shunned = self.shunned.as_ref();
-        shunned.is_none_or(|shunned| !shunned.is(server))
+        shunned.is_none_or(|shunned| shunned.identity() != server.identity())
     }
 }

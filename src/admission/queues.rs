@@ -20,7 +20,7 @@
 //! permit back and waits like any other, only in front and not for that server. Whoever stands behind it
 //! would take any server, so a slot that it passes over is free for them and for nobody before them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -354,7 +354,7 @@ impl<G: Group> Queues<G> {
                     contend_all(&*group);
                     if let Some(queue) = self.by_name.get_mut(&name) {
                         let before = queue.follow(group);
-                        self.settle_idle(&before);
+                        self.settle_unwanted(&before);
                     }
                 }
                 None => self.dissolve(counters, &name, called),
@@ -436,14 +436,20 @@ impl<G: Group> Queues<G> {
         queues.any(|queue| queue.next_for(server).is_some())
     }
 
-    /// Nobody waits for `group` any more. Its busy servers lose their marks as their slots come back;
-    /// an idle one would keep its mark, and get no newcomer while others have room.
-    fn settle_idle(&self, group: &G) {
-        for server in group.servers() {
-            if server.is_idle() && !self.is_wanted(server) {
-                server.settle();
-            }
-        }
+    /// Nobody waits for `group` any more: its servers lose their marks, unless another group wants them. A
+    /// mark that stayed would keep newcomers away while others have room.
+    fn settle_unwanted(&self, group: &G) {
+        let queues = self.by_name.values();
+        let wanted: HashSet<usize> = queues
+            .flat_map(|queue| queue.group.servers())
+            .map(Server::identity)
+            .collect();
+        let unwanted = |server: &&G::Server| !wanted.contains(&server.identity());
+        group
+            .servers()
+            .iter()
+            .filter(unwanted)
+            .for_each(Server::settle);
     }
 
     fn push(&mut self, asker: &Asker<'_, G>) -> Ticket {
@@ -499,7 +505,7 @@ impl<G: Group> Queues<G> {
                 self.verdicts.insert(ticket, Verdict::Unavailable);
                 called.push(address);
             }
-            self.settle_idle(&queue.group);
+            self.settle_unwanted(&queue.group);
         }
     }
 
@@ -511,7 +517,7 @@ impl<G: Group> Queues<G> {
         if queue.is_empty()
             && let Some(queue) = self.by_name.remove(name)
         {
-            self.settle_idle(&queue.group);
+            self.settle_unwanted(&queue.group);
         }
         if self.is_empty() {
             counters.in_flight.settle();

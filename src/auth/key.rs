@@ -4,11 +4,11 @@
 //! nowhere but in the memory of the connection that presents it.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Weak};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use zeroize::Zeroizing;
 
 use super::scope::{Scope, Scopes};
 
@@ -80,8 +80,8 @@ pub struct KeySet {
     entries: Box<[KeyEntry]>,
 }
 
-/// The key a connection has presented last, if it was recognised. The presented bytes are wiped when
-/// they are forgotten.
+/// The key a connection has presented last, if it was recognised: not the key itself, but a keyed hash of
+/// it whose own key is random and never leaves the process.
 #[derive(Default)]
 pub struct KeyMemory {
     known: Option<Box<Known>>,
@@ -92,7 +92,8 @@ struct Known {
     /// not its keys.
     keys: Weak<KeySet>,
     field: Field,
-    value: Zeroizing<Box<[u8]>>,
+    /// Of the field value as it came.
+    fingerprint: u64,
     identity: KeyIdentity,
     expires_at: Option<u64>,
 }
@@ -369,7 +370,7 @@ impl KeyMemory {
         if let (Some(known), Some((field, value))) = (&self.known, presented)
             && known.field == field
             && std::ptr::eq(known.keys.as_ptr(), Arc::as_ptr(keys))
-            && bool::from(ct_eq(&known.value, value))
+            && known.fingerprint == FINGERPRINT.hash_one(value)
         {
             return check_expiry(known.expires_at, now_unix).map(|()| known.identity);
         }
@@ -378,7 +379,7 @@ impl KeyMemory {
             Box::new(Known {
                 keys: Arc::downgrade(keys),
                 field,
-                value: Zeroizing::new(value.into()),
+                fingerprint: FINGERPRINT.hash_one(value),
                 identity,
                 expires_at,
             })
@@ -386,6 +387,10 @@ impl KeyMemory {
         check_expiry(expires_at, now_unix).map(|()| identity)
     }
 }
+
+/// SipHash under a random key. To be taken for a known key, another value would have to meet its 64 bits on
+/// the same connection without knowing the key of the hash.
+static FINGERPRINT: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl fmt::Debug for KeyMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -36,13 +36,9 @@ impl Server for Arc<Node> {
         self.live.settle();
     }
 
-    fn is(&self, other: &Self) -> bool {
-        // Another snapshot may hold the same node in another allocation; its counters are the same.
-        Arc::ptr_eq(&self.live, &other.live)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.live.slots().count == 0
+    fn identity(&self) -> usize {
+        // Another snapshot holds the same node in another allocation, but with the same counters.
+        Arc::as_ptr(&self.live).addr()
     }
 }
 
@@ -58,7 +54,8 @@ impl Group for Model {
     }
 
     fn member(&self, server: &Arc<Node>) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|node| node.is(server))
+        let mut nodes = self.nodes.iter();
+        nodes.find(|node| node.identity() == server.identity())
     }
 
     fn try_take_in_turn(&self, rotation: &mut usize) -> Option<&Arc<Node>> {

@@ -25,7 +25,7 @@ impl Setting {
             ttl: Duration::from_secs(5),
         };
         let worker = Candidates::new(Arc::clone(&directory), limits, 0, admission.clone());
-        let mut setting = Self {
+        let setting = Self {
             directory,
             admission,
             worker,
@@ -34,7 +34,7 @@ impl Setting {
         setting
     }
 
-    fn publish(&mut self, models: &[&str], max_concurrency: u32) {
+    fn publish(&self, models: &[&str], max_concurrency: u32) {
         let specs = [spec("n", models, max_concurrency)];
         let table = self.directory.publish(&specs, &[]).unwrap();
         table.nodes()[0].live.publish_state(NodeState::Online);

@@ -309,13 +309,20 @@ impl From<RouteError> for ApiError {
     }
 }
 
-/// What a node's error says to people, in any of the forms inference servers use.
+/// What a node's error says to people, in the forms of OpenAI, vLLM and FastAPI.
 fn node_words(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Body {
         error: Option<Error>,
         message: Option<String>,
-        detail: Option<String>,
+        detail: Option<Detail>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Detail {
+        Words(String),
+        /// A list of what is wrong with each field, which is no sentence.
+        Other(serde::de::IgnoredAny),
     }
     #[derive(serde::Deserialize)]
     #[serde(untagged)]
@@ -329,7 +336,11 @@ fn node_words(body: &[u8]) -> Option<String> {
         Error::Words(words) => words,
         Error::Object { message } => message,
     });
-    of_error.or(body.message).or(body.detail)
+    let of_detail = body.detail.and_then(|detail| match detail {
+        Detail::Words(words) => Some(words),
+        Detail::Other(_) => None,
+    });
+    of_error.or(body.message).or(of_detail)
 }
 
 /// A duration in words: `60 seconds`, `1 second`, `0.5 seconds`.

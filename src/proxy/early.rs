@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
-use crate::openai::ApiError;
+use crate::openai::{ApiError, Endpoint};
 use crate::runtime::{Buf, Scratch};
 
 use super::Worker;
@@ -13,6 +13,17 @@ use super::downstream::{Downstream, Gone};
 use super::exchange::After;
 use super::request::{EarlyHead, Request, WaitNotice};
 use super::respond::{self, OwnFields, Scope};
+
+/// Whether a stream may begin before its node is known: the endpoint's streams are events as OpenAI sends
+/// them, so that clients understand an error among them, and the client understands chunks.
+pub(super) fn is_possible(request: &Request) -> bool {
+    let endpoint = request.route.as_ref().map(|routed| routed.endpoint);
+    let speaks_events = matches!(
+        endpoint,
+        Ok(Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses)
+    );
+    speaks_events && !request.is_http10()
+}
 
 /// Sends the head of a stream, and the first comment.
 ///
@@ -23,6 +34,8 @@ pub(super) async fn begin(
     client: &mut Downstream,
     request: &mut Request,
 ) -> Result<(), Gone> {
+    // The head that goes out now cannot tell of a coding the node would choose.
+    request.drop_field(b"accept-encoding");
     let keep_alive = request.keep_alive && !worker.is_draining();
     let mut head = Scratch::new();
     let mut writer = HeadWriter::new(&mut head);

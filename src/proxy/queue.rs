@@ -103,7 +103,7 @@ async fn queue(
             Admittance::Waits(place) => {
                 request.wait = Some(outlook.notice(&place));
                 trace.enter(Phase::Queue);
-                if wish.is_stream && config.stream_position && !request.is_http10() {
+                if wish.is_stream && config.stream_position && early::is_possible(request) {
                     early::begin(worker, client, request).await?;
                 }
                 return wait_first(worker, client, request, model, place).await;

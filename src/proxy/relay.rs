@@ -56,7 +56,7 @@ pub(super) async fn relay(
         trace.body_from_node(passage.body_bytes());
         match digest.progress {
             Progress::More => {
-                if lines.is_some() {
+                if turn == 1 {
                     node.acknowledge_head();
                 }
                 node.arm();
@@ -274,7 +274,8 @@ impl NodeSide {
         mut received: Buf,
         trace: &mut Trace<'_>,
     ) -> Result<Stop, Stop> {
-        let mut passage = Passage::new(head.body, false);
+        // As for a client that is sent nothing but data.
+        let mut passage = Passage::new(head.body, true);
         let mut body = Vec::new();
         loop {
             let digest = passage.digest(received.filled());
@@ -295,7 +296,7 @@ impl NodeSide {
                 Err(_) => break,
             }
         }
-        // The error is the node's own, and counted there if it is one.
+        // The error is the node's own: it is no failure of the node, and no refusal of ours.
         Ok(Stop::Answer(ApiError::of_node(head.status, &body), None))
     }
 

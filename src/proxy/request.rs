@@ -96,6 +96,23 @@ impl Request {
         &self.forwarded[..self.field_lines_bytes]
     }
 
+    /// Takes a field out of what goes on to a node, each time it is there. `name` is in lower case.
+    pub(super) fn drop_field(&mut self, name: &[u8]) {
+        let mut start = 0;
+        while let Some(length) = memchr::memchr(b'\n', &self.field_lines()[start..]) {
+            let end = start + length + 1;
+            let line = &self.field_lines()[start..end];
+            let is_this = memchr::memchr(b':', line)
+                .is_some_and(|colon| line[..colon].eq_ignore_ascii_case(name));
+            if is_this {
+                self.forwarded.drain(start..end);
+                self.field_lines_bytes -= end - start;
+            } else {
+                start = end;
+            }
+        }
+    }
+
     /// Takes the received bytes: the window begins with the body, the head lies in front of it.
     pub(super) fn take_received(&mut self) -> Buf {
         let mut received = std::mem::replace(&mut self.received, Buf::empty());

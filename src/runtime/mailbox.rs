@@ -91,8 +91,11 @@ impl<T> Sender<T> {
     pub fn send(&self, message: T) -> Result<(), T> {
         self.shared.queue.push(message)?;
         if self.shared.bell.ring() {
-            // It cannot be full: at most one byte is ever under way.
-            let _ = (&self.shared.wake).write(&[1]);
+            // It cannot be full: at most one byte is ever under way. If it fails all the same, the next
+            // message tries again.
+            if (&self.shared.wake).write(&[1]).is_err() {
+                self.shared.bell.answer();
+            }
         }
         Ok(())
     }

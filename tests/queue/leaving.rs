@@ -166,6 +166,30 @@ fn a_drain_serves_the_whole_queue_before_the_process_ends() {
 }
 
 #[test]
+fn a_drain_that_runs_out_of_time_lets_those_who_wait_go() {
+    on_both_drivers(|driver| {
+        let desk = Desk::start();
+        let router = RouterConfig::new(driver)
+            .set("server.drain_grace_secs", 2)
+            .set("queue.stream_position", true)
+            .node_with("n", desk.node(), "m", 1, "")
+            .start();
+        let mut holder = send(&router, &ask("holder"));
+        desk.expect("holder");
+        let mut waiting = send_to_wait(&router, &ask("a"), 1);
+        let mut early = send_to_wait(&router, &ask("b").stream(), 2);
+        assert_eq!(early.head().status, 200);
+        assert_eq!(early.chunk().unwrap(), b": queue position=2 wait=2\n\n");
+        router.terminate();
+        for client in [&mut holder, &mut waiting, &mut early] {
+            client.expect_closed();
+        }
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 3);
+        assert_eq!(desk.arrived(), ["holder"]);
+    });
+}
+
+#[test]
 fn a_retry_does_not_overtake_those_who_wait() {
     on_both_drivers(|driver| {
         let (desk, gone) = (Desk::start(), Desk::start());

@@ -262,10 +262,21 @@ fn a_node_that_cannot_be_reached_is_an_error_event() {
 
 /// What the client sees when the node answers with this status line, content type and body.
 fn error_event(driver: Driver, status: &str, media_type: &str, body: &str) -> String {
-    let response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\n");
+    let (first, second) = body.split_at(body.len() / 2);
+    let length = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunks = format!(
+        "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+        first.len(),
+        second.len()
     );
+    let events = [length, chunks].map(|response| error_event_of(driver, response));
+    assert_eq!(events[0], events[1], "the framing makes no difference");
+    let [event, _] = events;
+    event
+}
+
+fn error_event_of(driver: Driver, response: String) -> String {
     let mut scene = Scene::new(config(driver), move |call| {
         call.send(response.as_bytes());
     });
@@ -329,6 +340,12 @@ fn a_nodes_own_error_is_an_error_event_in_whichever_form_it_came() {
             event("bad_gateway", "The node answered with status 500: CUDA"),
         ),
         (
+            "422 Unprocessable Entity",
+            json,
+            r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#,
+            event("invalid_request_error", "The node answered with status 422"),
+        ),
+        (
             "200 OK",
             json,
             r#"{"choices":[]}"#,
@@ -342,6 +359,48 @@ fn a_nodes_own_error_is_an_error_event_in_whichever_form_it_came() {
                 *expected,
                 "{status}"
             );
+        }
+    });
+}
+
+#[test]
+fn the_node_of_a_stream_that_has_begun_is_not_asked_for_a_content_coding() {
+    on_both_drivers(|driver| {
+        let mut scene = Scene::new(config(driver), |call| {
+            assert_eq!(call.field("Accept-Encoding"), None);
+            assert_eq!(call.field("Accept").as_deref(), Some("text/event-stream"));
+            call.send(sse_head());
+            call.send(&event("1"));
+            call.send(b"0\r\n\r\n");
+        });
+        let request = ask("a")
+            .stream()
+            .field("Accept-Encoding", "gzip, br")
+            .field("Accept", "text/event-stream")
+            .field("accept-encoding", "deflate");
+        let mut client = send_to_wait(&scene.router, &request, 1);
+        assert_eq!(client.head().status, 200);
+        assert_eq!(client.chunk().unwrap(), FIRST_COMMENT);
+        scene.go_on();
+        assert_eq!(rest(&mut client), "data: 1\n\n");
+    });
+}
+
+#[test]
+fn only_streams_of_openai_events_begin_early() {
+    on_both_drivers(|driver| {
+        for path in ["/v1/embeddings", "/v1/rerank", "/v1/messages"] {
+            let mut scene = Scene::new(config(driver), |call| {
+                call.send(&fixed(b"{}"));
+            });
+            let request = String::from_utf8(ask("a").stream().bytes()).unwrap();
+            let request = request.replace("/v1/chat/completions", path);
+            let mut client = RawClient::connect(scene.router.address());
+            client.send(request.as_bytes());
+            scene.router.until_waiting(1);
+            scene.go_on();
+            let response = client.response();
+            assert_eq!(response.body, b"{}", "{path}");
         }
     });
 }

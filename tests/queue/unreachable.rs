@@ -143,7 +143,7 @@ fn a_node_that_dies_costs_nobody_who_waits_an_answer() {
             }
             let mut served = pair.living.arrived().split_off(slots as usize);
             served.sort_unstable();
-            let mut wanted = tags.clone();
+            let mut wanted = tags;
             wanted.sort_unstable();
             assert_eq!(served, wanted, "each exactly once");
             assert_eq!(pair.mortal.arrived().len(), slots as usize);

@@ -234,9 +234,9 @@ fn an_identity_is_small_enough_to_copy_around() {
     assert!(size_of::<KeyIdentity>() <= 16);
 }
 
-/// Where the remembered value lies: it stays there as long as it is not recognised anew.
-fn remembered_at(memory: &KeyMemory) -> Option<*const u8> {
-    memory.known.as_ref().map(|known| known.value.as_ptr())
+/// Where what is remembered lies: it stays there as long as the key is not recognised anew.
+fn remembered_at(memory: &KeyMemory) -> Option<*const Known> {
+    memory.known.as_deref().map(std::ptr::from_ref)
 }
 
 #[test]

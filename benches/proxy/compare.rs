@@ -1,0 +1,124 @@
+//! The router beside everything it can be compared with: on another driver, nginx, HAProxy, and the
+//! same gateway built on tokio. Contenders take turns as in every other subject here.
+
+use std::time::Duration;
+
+use super::comparison::Comparison;
+use super::contender::Stage;
+use super::machine::{OPEN_FILES, raise_open_files};
+use super::options::Subject;
+use super::rivals::Rivals;
+use super::series::Series;
+use super::throughput::{BODY_BYTES, body_size, busy, streaming};
+use super::wrk::Wrk;
+use super::{Bench, Failure};
+
+/// Measures the wanted parts: unary, bodies, sse.
+pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
+    bench.say("building the builds on tokio …");
+    let rivals = Rivals::prepare()?;
+    // The contenders inherit the limit.
+    raise_open_files(OPEN_FILES)?;
+    let mut comparison = Comparison {
+        setting: bench.setting()?,
+        series: Vec::new(),
+    };
+    comparison.setting.extend(rivals.versions());
+    for part in &bench.options.subjects {
+        bench.say(&format!("comparing {} …", part.name()));
+        comparison.series.extend(match part {
+            Subject::Unary => unary(bench, &rivals)?,
+            Subject::Bodies => bodies(bench, &rivals)?,
+            Subject::Sse => sse(bench, &rivals)?,
+            Subject::Memory => return Err("compare has no part memory".into()),
+        });
+    }
+    Ok(comparison)
+}
+
+/// Short chats on 1 to 256 connections.
+fn unary(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
+    let (_process, node) = bench.start_node(Duration::ZERO)?;
+    let stage = Stage {
+        kept: KEPT,
+        ..bench.stage(node, false)
+    };
+    let contenders = rivals.all(&stage)?;
+    let directory = stage.workspace.directory("wrk")?;
+    let wrk = Wrk::new(bench.wrk, &directory, 0)?;
+    let measure = |connection_count: &usize| {
+        let case = match connection_count {
+            1 => "1 connection".to_owned(),
+            count => format!("{count} connections"),
+        };
+        bench.say(&case);
+        let what = ("unary", case.as_str(), "request");
+        Series::measure(what, &contenders, rounds(bench), |contender| {
+            busy(&wrk, contender, *connection_count)
+        })
+    };
+    CONNECTION_COUNTS.iter().map(measure).collect()
+}
+
+/// Chats of growing size on 64 connections.
+fn bodies(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
+    let (_process, node) = bench.start_node(Duration::ZERO)?;
+    let stage = Stage {
+        kept: KEPT,
+        ..bench.stage(node, false)
+    };
+    let contenders = rivals.all(&stage)?;
+    let directory = stage.workspace.directory("wrk")?;
+    let measure = |bytes: &usize| {
+        let wrk = Wrk::new(bench.wrk, &directory, *bytes)?;
+        let case = body_size(*bytes);
+        bench.say(&case);
+        let what = ("bodies", case.as_str(), "request");
+        Series::measure(what, &contenders, rounds(bench), |contender| {
+            busy(&wrk, contender, 64)
+        })
+    };
+    BODY_BYTES.iter().map(measure).collect()
+}
+
+/// 100 to 2000 streams with the same number of events per second in all, which leaves every contender
+/// time to spare: a gap then shows what it adds, not what it cannot keep up with.
+fn sse(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
+    let mut series = Vec::new();
+    for (stream_count, interval) in STREAMS {
+        let (_process, node) = bench.start_node(interval)?;
+        let stage = Stage {
+            kept: KEPT,
+            ..bench.stage(node, true)
+        };
+        let contenders = rivals.all(&stage)?;
+        let case = format!("{stream_count} streams, {} ms", interval.as_millis());
+        bench.say(&case);
+        let what = ("sse", case.as_str(), "event");
+        series.push(Series::measure(
+            what,
+            &contenders,
+            rounds(bench),
+            |contender| streaming(contender, stream_count, SETTLING_EVENTS),
+        )?);
+    }
+    Ok(series)
+}
+
+fn rounds(bench: &Bench<'_>) -> usize {
+    bench.options.rounds.unwrap_or(ROUNDS)
+}
+
+/// Odd, so that a median is a round that was.
+const ROUNDS: usize = 11;
+const CONNECTION_COUNTS: [usize; 4] = [1, 16, 64, 256];
+/// More than the most requests under way, so that nobody connects anew under load.
+const KEPT: usize = 512;
+/// How many, with the interval of their events: 20 000 events per second each time.
+const STREAMS: [(usize, Duration); 3] = [
+    (100, Duration::from_millis(5)),
+    (400, Duration::from_millis(20)),
+    (2000, Duration::from_millis(100)),
+];
+/// Of every stream before the watch.
+const SETTLING_EVENTS: u64 = 3;
