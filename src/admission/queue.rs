@@ -2,7 +2,7 @@
 //! counts permits, marks servers or wakes anyone.
 //!
 //! Those who come back, because the server they were given could not be reached, stand before all
-//! others, in other queues too: their keys have had their turn, and have nothing to show for it. They shun that server, so
+//! others: their keys have had their turn, and have nothing to show for it. They shun that server, so
 //! that its slots, which come free at once again and again, do not make the same request fail twice.
 
 use std::sync::Arc;
@@ -29,13 +29,14 @@ struct Returned<S> {
     shunned: Option<S>,
 }
 
-/// One of those who may be served now, in the order in which they are, over all queues.
+/// One of those who may be served now, in the order in which they are, over all queues: by their
+/// tickets, but whoever came back stands no further behind than those behind it in its own queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Candidate {
-    /// Came back.
-    Returned(Ticket),
-    /// The first of those who were not served yet.
-    InTurn(Ticket),
+pub(super) struct Candidate {
+    rank: Ticket,
+    /// Whether it is the first of those who were not served yet.
+    is_in_turn: bool,
+    ticket: Ticket,
 }
 
 impl<G: Group> Queue<G> {
@@ -126,28 +127,40 @@ impl<G: Group> Queue<G> {
         position + 1
     }
 
-    /// Those who may be served now, each before those behind it.
+    /// Those who may be served now, in any order.
     pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        let returned = self.returned.iter();
-        let returned = returned.map(|returned| Candidate::Returned(returned.ticket));
-        returned.chain(self.turns.next_ticket().map(Candidate::InTurn))
+        let mut rank = Ticket::MAX;
+        let in_turn = self.turns.next_ticket().map(|ticket| (ticket, true));
+        let returned = self.returned.iter().rev();
+        let returned = returned.map(|returned| (returned.ticket, false));
+        in_turn
+            .into_iter()
+            .chain(returned)
+            .map(move |(ticket, is_in_turn)| {
+                rank = rank.min(ticket);
+                Candidate {
+                    rank,
+                    is_in_turn,
+                    ticket,
+                }
+            })
     }
 
     /// Who is next for a slot of `server`, and the group's own reference to it.
     pub(super) fn next_for(&self, server: &G::Server) -> Option<(Candidate, &G::Server)> {
         let member = self.group.member(server)?;
         let returned = self.returned.iter().find(|returned| returned.takes(member));
-        let next = match returned {
-            Some(returned) => Candidate::Returned(returned.ticket),
-            None => Candidate::InTurn(self.turns.next_ticket()?),
-        };
-        Some((next, member))
+        let returned = returned.map(|returned| returned.ticket);
+        let next = self.candidates().find(|candidate| match returned {
+            Some(ticket) => candidate.ticket == ticket,
+            None => candidate.is_in_turn,
+        });
+        Some((next?, member))
     }
 
     /// Takes a slot that the candidate would take.
     pub(super) fn try_take_for(&mut self, candidate: Candidate) -> Option<G::Server> {
-        if let Candidate::Returned(ticket) = candidate
-            && let Ok(position) = self.position_of_returned(ticket)
+        if let Ok(position) = self.position_of_returned(candidate.ticket)
             && let Some(returned) = self.returned.get(position)
             && returned.shunned.is_some()
         {
@@ -161,23 +174,18 @@ impl<G: Group> Queue<G> {
 
     /// Takes the candidate out; its key goes behind the others.
     pub(super) fn call(&mut self, candidate: Candidate) -> Option<(Ticket, SeatAddress)> {
-        let called = match candidate {
-            Candidate::Returned(ticket) => {
-                let position = self.position_of_returned(ticket).ok()?;
-                (ticket, self.returned.remove(position).address)
-            }
-            Candidate::InTurn(ticket) => {
-                debug_assert_eq!(self.turns.next_ticket(), Some(ticket), "not its turn");
-                self.turns.pop()?
-            }
+        let called = match self.position_of_returned(candidate.ticket) {
+            Ok(position) => (candidate.ticket, self.returned.remove(position).address),
+            Err(_) => self.turns.pop()?,
         };
+        debug_assert_eq!(called.0, candidate.ticket, "not its turn");
         self.publish();
         Some(called)
     }
 
     /// Takes whoever is first out.
     pub(super) fn pop(&mut self) -> Option<(Ticket, SeatAddress)> {
-        let first = self.candidates().next()?;
+        let first = self.candidates().min()?;
         self.call(first)
     }
 

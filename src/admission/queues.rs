@@ -119,8 +119,6 @@ pub(super) struct Queues<G: Group> {
     /// Of requests that wait no longer and have not looked yet. As many as there are, at most.
     verdicts: HashMap<Ticket, Verdict<G::Server>>,
     next_ticket: Ticket,
-    /// For those who come back and never waited: they were served before all who wait now.
-    next_early_ticket: Ticket,
     /// Of the table they last followed.
     generation: u64,
 }
@@ -130,8 +128,7 @@ impl<G: Group> Default for Queues<G> {
         Self {
             by_name: HashMap::new(),
             verdicts: HashMap::new(),
-            next_ticket: FIRST_TICKET,
-            next_early_ticket: 0,
+            next_ticket: 0,
             generation: 0,
         }
     }
@@ -184,8 +181,8 @@ impl<G: Group> Queues<G> {
     }
 
     /// Takes one back that was served, by a server that could not be reached, and has given its permit
-    /// back: it goes before all who were not served yet, behind those of its kind with older tickets. It
-    /// has its old ticket, if it ever had one, and is let in however long the queue is.
+    /// back: in its queue it goes before all who were not served yet, behind those of its kind with older
+    /// tickets. It has its old ticket, if it ever had one, and is let in however long the queue is.
     pub(super) fn enter_again(
         &mut self,
         counters: Counters<'_>,
@@ -199,14 +196,14 @@ impl<G: Group> Queues<G> {
         if !asker.group.is_available() {
             return Entry::Unavailable;
         }
-        let ticket = back.ticket.unwrap_or(self.next_early_ticket);
+        let ticket = back.ticket.unwrap_or(self.next_ticket);
         let known = self.by_name.get(asker.group.name());
         let place = known.map_or(1, |queue| queue.place_of_returning(ticket));
         if !counters.waiting.try_take() {
             return Entry::Refused(Refusal::Overloaded(place));
         }
         if back.ticket.is_none() {
-            self.next_early_ticket += 1;
+            self.next_ticket += 1;
         }
         let queue = self.queue_of(asker.group);
         queue.take_back(ticket, asker.address, back.shunned.clone());
@@ -554,6 +551,3 @@ fn take_permit(counters: Counters<'_>) -> bool {
         counters.in_flight.try_take_in_turn()
     }
 }
-
-/// Tickets below are for those who never waited before they came back.
-const FIRST_TICKET: Ticket = 1 << 63;

@@ -99,9 +99,9 @@ fn those_who_come_back_stand_in_the_order_in_which_they_came_first() {
     assert_eq!(back2.0.at_entry(), 1);
     let back1 = come_back(&admission, &group, Some(places[0].ticket()), first);
     assert_eq!(back1.0.at_entry(), 1);
-    let [early1, early2] = never_waited.map(|held| come_back(&admission, &group, None, held));
-    assert_eq!((early1.0.at_entry(), early2.0.at_entry()), (1, 2));
-    let mut order = [early1, early2, back1, back2];
+    let [new1, new2] = never_waited.map(|held| come_back(&admission, &group, None, held));
+    assert_eq!((new1.0.at_entry(), new2.0.at_entry()), (3, 4));
+    let mut order = [back1, back2, new1, new2];
     let places_now: Vec<_> = order.iter().map(|(place, _)| place.now()).collect();
     assert_eq!(places_now, [1, 2, 3, 4].map(Some));
     assert_eq!(places[2].now(), Some(5));
@@ -318,7 +318,7 @@ fn a_return_does_not_change_whose_turn_it_is() {
 }
 
 #[test]
-fn who_comes_back_goes_before_older_ones_that_were_not_served_yet() {
+fn who_comes_back_goes_before_older_ones_of_its_queue_however_it_is_served() {
     let admission = alone(limits(10));
     let (dead, alive) = (TestServer::new(1), TestServer::new(1));
     let group = TestGroup::new("m", &[&dead, &alive]);

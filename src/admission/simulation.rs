@@ -348,8 +348,7 @@ impl World {
         server: &Arc<TestServer>,
     ) -> Expected {
         let shared = self.workers[0].shared();
-        // Those who never waited come before all others, each behind those of its kind.
-        let ticket = ticket.unwrap_or((1 << 63) - 1);
+        let ticket = ticket.unwrap_or(Ticket::MAX);
         let returned = self.lines[group.name()].returned.iter();
         let before = returned.filter(|other| other.place.ticket() < ticket);
         let place = before.count() + 1;
@@ -516,11 +515,15 @@ impl World {
     fn settle(&mut self) {
         let mut granted = Vec::new();
         for (name, line) in &mut self.lines {
+            // Whoever came back is served by the rank of somebody behind it, perhaps.
+            let all = line.waiting.iter().chain(&line.returned);
+            let lowest = all.map(|one| one.place.ticket()).min();
             while let Some(next) = line.first() {
                 if line.waiting[next].place.now().is_some() {
                     break;
                 }
-                granted.push((*name, line.pop().unwrap()));
+                let next = line.pop().unwrap();
+                granted.push((*name, next.place.ticket(), next));
                 for other in &mut line.waiting {
                     other.grants_seen += 1;
                     let id = other.origin.id;
@@ -530,20 +533,24 @@ impl World {
             let (still, called): (Vec<_>, Vec<_>) =
                 (line.returned.drain(..)).partition(|waiting| waiting.place.now().is_some());
             line.returned = still;
-            granted.extend(called.into_iter().map(|waiting| (*name, waiting)));
+            let lowest = lowest.unwrap_or(0);
+            granted.extend(called.into_iter().map(|waiting| (*name, lowest, waiting)));
         }
-        let names: Vec<_> = granted.iter().map(|(name, _)| *name).collect();
-        for (name, waiting) in granted {
+        let names: Vec<_> = granted.iter().map(|(name, ..)| *name).collect();
+        for (name, rank, waiting) in granted {
             let mut passed = Vec::new();
             for (other, line) in &self.lines {
                 // Of a queue in which others were served, whoever is first now may not have been so then.
-                let returned = line.returned.iter();
-                let before: Vec<&Waiting> = match names.contains(other) {
-                    false => line.candidates().collect(),
-                    true if *other == name => returned.collect(),
-                    true => Vec::new(),
+                let before: Vec<&Waiting> = if *other == name {
+                    let returned = line.returned.iter();
+                    returned.filter(|one| one.rank() < waiting.rank()).collect()
+                } else if names.contains(other) {
+                    Vec::new()
+                } else {
+                    let candidates = line.candidates();
+                    candidates.filter(|one| one.place.ticket() < rank).collect()
                 };
-                let older = before.into_iter().filter(|one| one.rank() < waiting.rank());
+                let older = before.into_iter();
                 let group = self.table.get(other);
                 passed.extend(older.map(|one| (Arc::clone(group.unwrap()), one.shunned.clone())));
             }

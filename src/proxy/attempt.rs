@@ -108,17 +108,16 @@ pub(super) async fn obtain(
             may_reuse = false;
         } else {
             tried.push(node.id);
-            let again = worker.select_again(Rc::clone(&admitted.model), &tried);
-            if let Some(slot) = again {
+            if let Some(slot) = worker.select_again(Rc::clone(&admitted.model), &tried) {
                 admitted.slot = slot;
             } else {
-                // In a box of its own: it is rare.
                 let began = clock::coarse();
+                // In a box of its own: it is rare.
                 let waiting = queue::admit_again(worker, client, request, admitted, &tried, trace);
-                admitted = match Box::pin(waiting).await? {
-                    Some(again) => again,
-                    None => return Err(failure.into_stop(limit)),
+                let Some(again) = Box::pin(waiting).await? else {
+                    return Err(failure.into_stop(limit));
                 };
+                admitted = again;
                 until += clock::coarse().saturating_sub(began);
             }
         }
