@@ -95,6 +95,10 @@
 //!   client's connection lives on and a truncation shows.
 //! * Waiting requests follow a change of the node table on a worker, not on the control thread that made
 //!   it: a thread that may be put aside must not hold the lock of the queues.
+//! * A request whose node cannot be reached goes back into its queue, before all who were not served yet:
+//!   else a dead node turns a queue into a list of 502s, one waiter after the other being given its slot.
+//!   It passes over that node and keeps the slot for a second only, so that a node which is back at once
+//!   is found out by the next in line, and two dead nodes cannot keep two requests waiting for each other.
 //! * A request whose client states its patience is judged by the estimate only once a service of the model
 //!   was measured; before that nobody is refused on an assumption.
 //! * A half-closed client counts as gone. Most clients that close their sending side mean it, and a slot

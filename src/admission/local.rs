@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::group::{Group, Server};
-use super::queues::{Asker, Called, Entry, QueueLimits, Refusal, SeatAddress, Verdict};
+use super::queues::{
+    Asker, Called, Counters, Entry, QueueLimits, Queues, Refusal, Return, SeatAddress, Verdict,
+};
 use super::turns::{Ticket, TurnKey};
 use super::{Admission, Backpressure};
 
@@ -50,8 +52,9 @@ pub struct Place<G: Group> {
     admission: LocalAdmission<G>,
     group: Box<str>,
     key: TurnKey,
-    /// `None` once the turn has come.
-    ticket: Option<Ticket>,
+    ticket: Ticket,
+    /// Whether the turn has not come yet.
+    is_waiting: bool,
     seat: usize,
     place_at_entry: usize,
 }
@@ -132,6 +135,24 @@ impl<G: Group> LocalAdmission<G> {
     /// Lets a request in if a slot is free and nobody is before it, else into the queue of its model, if
     /// it may wait.
     pub fn ask(&self, demand: &Demand<'_, G>) -> Admittance<G> {
+        self.enter(demand, Queues::enter)
+    }
+
+    /// Lets a request back into the queue, in front, that was served by a server which cannot be reached.
+    /// It must have given its permit back; a slot of that server it may keep, so that nobody else is
+    /// given it. It is served by any other server; the bounds in `demand` do not hold for it, but the
+    /// number of all who wait stays bounded.
+    pub fn ask_again(&self, demand: &Demand<'_, G>, back: &Return<'_, G::Server>) -> Admittance<G> {
+        self.enter(demand, |queues, counters, asker, called| {
+            queues.enter_again(counters, asker, back, called)
+        })
+    }
+
+    fn enter(
+        &self,
+        demand: &Demand<'_, G>,
+        act: impl FnOnce(&mut Queues<G>, Counters<'_>, &Asker<'_, G>, &mut Called) -> Entry<G::Server>,
+    ) -> Admittance<G> {
         let seat = self.inner.seats.borrow_mut().take();
         let asker = Asker {
             group: demand.group,
@@ -146,14 +167,15 @@ impl<G: Group> LocalAdmission<G> {
         let mut called = Called::new();
         let entry = self
             .shared()
-            .with_queues(|queues, counters| queues.enter(counters, &asker, &mut called));
+            .with_queues(|queues, counters| act(queues, counters, &asker, &mut called));
         self.call(&called);
         if let Entry::Waits(ticket, place_at_entry) = entry {
             return Admittance::Waits(Place {
                 admission: self.clone(),
                 group: demand.group.name().into(),
                 key: demand.key,
-                ticket: Some(ticket),
+                ticket,
+                is_waiting: true,
                 seat,
                 place_at_entry,
             });
@@ -253,30 +275,47 @@ impl<G: Group> Place<G> {
         self.place_at_entry
     }
 
+    /// What it is known by, should it have to come back.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// The 1-based place now; `None` if the turn has just come.
     #[must_use]
     pub fn now(&self) -> Option<usize> {
-        let ticket = self.ticket?;
+        if !self.is_waiting {
+            return None;
+        }
         self.admission
             .shared()
-            .with_queues(|queues, _| queues.place(&self.group, self.key, ticket))
+            .with_queues(|queues, _| queues.place(&self.group, self.key, self.ticket))
+    }
+
+    /// The server shunned since it came back may be given to it again.
+    pub fn forgive(&self) {
+        let mut called = Called::new();
+        self.admission.shared().with_queues(|queues, counters| {
+            queues.forgive(counters, &self.group, self.ticket, &mut called);
+        });
+        self.admission.call(&called);
     }
 
     /// Ready when the turn has come; then never again.
     pub fn poll_turn(&mut self, context: &Context<'_>) -> Poll<Turn<G>> {
         let is_called =
             (self.admission.inner.seats.borrow_mut()).listen(self.seat, context.waker());
-        let Some(ticket) = self.ticket.filter(|_| is_called) else {
+        if !(self.is_waiting && is_called) {
             return Poll::Pending;
-        };
+        }
         let verdict = self
             .admission
             .shared()
-            .with_queues(|queues, _| queues.collect(ticket));
+            .with_queues(|queues, _| queues.collect(self.ticket));
         match verdict {
             None => Poll::Pending,
             Some(verdict) => {
-                self.ticket = None;
+                self.is_waiting = false;
                 Poll::Ready(self.turn(verdict))
             }
         }
@@ -333,9 +372,9 @@ impl<G: Group> Drop for Served<G> {
 
 impl<G: Group> Drop for Place<G> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
+        if self.is_waiting {
             let verdict = self.admission.shared().with_queues(|queues, counters| {
-                queues.leave(counters, &self.group, self.key, ticket)
+                queues.leave(counters, &self.group, self.key, self.ticket)
             });
             // Handed over in this very moment: the guards give it to the next.
             drop(verdict.map(|verdict| self.turn(verdict)));

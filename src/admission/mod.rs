@@ -12,6 +12,7 @@ mod limits;
 mod local;
 mod lock;
 mod per_worker;
+mod queue;
 mod queues;
 mod turns;
 
@@ -27,7 +28,7 @@ pub use local::{Admittance, Demand, LocalAdmission, Permit, Place, Served, Turn}
 use lock::Locked;
 pub(crate) use per_worker::PerWorker;
 use queues::{Counters, Queues};
-pub use queues::{QueueLimits, Refusal, SeatAddress};
+pub use queues::{QueueLimits, Refusal, Return, SeatAddress};
 pub use turns::{Ticket, TurnKey, TurnQueue};
 
 /// The router-wide counters and queues, shared by all workers.
@@ -111,6 +112,12 @@ mod loom_models;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod queues_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod return_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod simulated_queue;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod simulation;

@@ -6,14 +6,19 @@
 //!
 //! Between two holders of the lock, these hold:
 //!
-//! 1. Every server of a group with a queue is marked contended, and so is the permit counter while a
-//!    permit is all that somebody lacks. A newcomer takes no unit of a marked counter, so it comes here.
+//! 1. Every server that somebody in a queue would take is marked contended, and so is the permit counter
+//!    while a permit is all that somebody lacks. A newcomer takes no unit of a marked counter, so it
+//!    comes here.
 //! 2. Nobody waits who could be served, except for units given back since: whoever gave them back saw
 //!    the mark in the same instruction and is on its way to this lock.
 //!
 //! So a freed unit is either seen by the waiter that marks the counter and then looks once more, or
 //! its giver sees the mark and serves the waiter. A newcomer that comes here between a release and its
 //! giver's arrival serves the others first.
+//!
+//! One that comes back because its server could not be reached ([`Queues::enter_again`]) has given its
+//! permit back and waits like any other, only in front and not for that server. Whoever stands behind it
+//! would take any server, so a slot that it passes over is free for them and for nobody before them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +27,8 @@ use smallvec::SmallVec;
 
 use super::counter::LimitedCounter;
 use super::group::{Group, Server};
-use super::turns::{Ticket, TurnKey, TurnQueue};
+use super::queue::{Candidate, Queue};
+use super::turns::{Ticket, TurnKey};
 
 /// Where a waiting request is to be woken: its worker, and its seat there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,15 @@ pub(super) struct Asker<'a, G> {
     pub(super) limits: QueueLimits,
 }
 
+/// What one brings who comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Return<'a, S> {
+    /// The ticket it waited with before; `None` if it never did.
+    pub ticket: Option<Ticket>,
+    /// The server that could not be reached.
+    pub shunned: &'a S,
+}
+
 /// The router-wide counters the queues work with.
 #[derive(Clone, Copy)]
 pub(super) struct Counters<'a> {
@@ -106,13 +121,6 @@ pub(super) struct Queues<G: Group> {
     next_ticket: Ticket,
     /// Of the table they last followed.
     generation: u64,
-}
-
-#[derive(Debug)]
-struct Queue<G> {
-    group: Arc<G>,
-    turns: TurnQueue<SeatAddress>,
-    rotation: usize,
 }
 
 impl<G: Group> Default for Queues<G> {
@@ -143,9 +151,12 @@ impl<G: Group> Queues<G> {
         if !asker.group.is_available() {
             return Entry::Unavailable;
         }
-        let (waiting, place) = match self.by_name.get(asker.group.name()) {
-            Some(queue) => (queue.turns.len(), queue.turns.place_of_next(asker.key)),
-            None => (0, 1),
+        let (waiting, place, is_first) = match self.by_name.get(asker.group.name()) {
+            Some(queue) => {
+                let place = queue.place_of_next(asker.key);
+                (queue.len(), place, !queue.has_turns())
+            }
+            None => (0, 1, true),
         };
         if !counters.waiting.try_take() {
             return Entry::Refused(Refusal::Overloaded(place));
@@ -162,14 +173,57 @@ impl<G: Group> Queues<G> {
             return Entry::Refused(refusal);
         }
         let ticket = self.push(asker);
-        // The servers of a queue that existed are marked already.
-        if waiting == 0 {
+        // The servers that others in the queue would take are marked already.
+        if is_first {
             self.look_once_more(counters, asker.group, called);
         }
-        match self.verdicts.remove(&ticket) {
-            Some(Verdict::Served(server)) => Entry::Served(server),
-            Some(Verdict::Unavailable) => Entry::Unavailable,
-            None => Entry::Waits(ticket, place),
+        self.entered(ticket, place)
+    }
+
+    /// Takes one back that was served, by a server that could not be reached, and has given its permit
+    /// back: in its queue it goes before all who were not served yet, behind those of its kind with older
+    /// tickets. It has its old ticket, if it ever had one, and is let in however long the queue is.
+    pub(super) fn enter_again(
+        &mut self,
+        counters: Counters<'_>,
+        asker: &Asker<'_, G>,
+        back: &Return<'_, G::Server>,
+        called: &mut Called,
+    ) -> Entry<G::Server> {
+        if asker.generation < self.generation {
+            return Entry::Outdated;
+        }
+        if !asker.group.is_available() {
+            return Entry::Unavailable;
+        }
+        let ticket = back.ticket.unwrap_or(self.next_ticket);
+        let known = self.by_name.get(asker.group.name());
+        let place = known.map_or(1, |queue| queue.place_of_returning(ticket));
+        if !counters.waiting.try_take() {
+            return Entry::Refused(Refusal::Overloaded(place));
+        }
+        if back.ticket.is_none() {
+            self.next_ticket += 1;
+        }
+        let queue = self.queue_of(asker.group);
+        queue.take_back(ticket, asker.address, back.shunned.clone());
+        contend_all(&*queue.group);
+        self.serve_all(counters, called);
+        self.entered(ticket, place)
+    }
+
+    /// Lets one who came back be served by the server it shuns; that one may be well again.
+    pub(super) fn forgive(
+        &mut self,
+        counters: Counters<'_>,
+        group: &str,
+        ticket: Ticket,
+        called: &mut Called,
+    ) {
+        if let Some(queue) = self.by_name.get_mut(group) {
+            queue.forgive(ticket);
+            contend_all(&*queue.group);
+            self.serve_all(counters, called);
         }
     }
 
@@ -190,7 +244,7 @@ impl<G: Group> Queues<G> {
         let verdict = self.verdicts.remove(&ticket);
         if verdict.is_none()
             && let Some(queue) = self.by_name.get_mut(group)
-            && queue.turns.remove(key, ticket).is_some()
+            && queue.remove(key, ticket)
         {
             counters.waiting.release();
             self.shrunk(counters, group);
@@ -210,12 +264,12 @@ impl<G: Group> Queues<G> {
         loop {
             // Asks the groups, not the server: it may have joined one since its slot was taken.
             let waits = self.by_name.iter().filter_map(|(name, queue)| {
-                let member = queue.group.member(server)?;
-                Some((queue.turns.next_ticket()?, name, member))
+                let (next, member) = queue.next_for(server)?;
+                Some((next, name, member))
             });
-            let oldest = waits.min_by_key(|(ticket, ..)| *ticket);
-            let Some((name, member)) =
-                oldest.map(|(_, name, member)| (name.clone(), member.clone()))
+            let first = waits.min_by_key(|(next, ..)| *next);
+            let Some((next, name, member)) =
+                first.map(|(next, name, member)| (next, name.clone(), member.clone()))
             else {
                 server.settle();
                 return has_served;
@@ -227,7 +281,7 @@ impl<G: Group> Queues<G> {
                 counters.in_flight.release();
                 return has_served;
             }
-            self.grant(counters, &name, member, called);
+            self.grant(counters, &name, next, member, called);
             has_served = true;
         }
     }
@@ -235,29 +289,26 @@ impl<G: Group> Queues<G> {
     /// Permits were given back, or anything else may have changed: serves whoever can be served, the
     /// oldest of those who are next in their queues first.
     pub(super) fn serve_all(&mut self, counters: Counters<'_>, called: &mut Called) {
-        let mut order: Vec<(Ticket, Box<str>)> = Vec::new();
+        let mut order: Vec<(Candidate, Box<str>)> = Vec::new();
         while !self.is_empty() {
             if !take_permit(counters) {
                 return;
             }
             order.clear();
-            order.extend(
-                self.by_name
-                    .iter()
-                    .filter_map(|(name, queue)| Some((queue.turns.next_ticket()?, name.clone()))),
-            );
+            order.extend(self.by_name.iter().flat_map(|(name, queue)| {
+                let candidates = queue.candidates();
+                candidates.map(|candidate| (candidate, name.clone()))
+            }));
             order.sort_unstable();
-            let served = order.iter().find_map(|(_, name)| {
-                let Queue {
-                    group, rotation, ..
-                } = self.by_name.get_mut(name)?;
-                Some((name, group.try_take_in_turn(rotation)?.clone()))
+            let served = order.iter().find_map(|(candidate, name)| {
+                let server = self.by_name.get_mut(name)?.try_take_for(*candidate)?;
+                Some((*candidate, name, server))
             });
-            let Some((name, server)) = served else {
+            let Some((next, name, server)) = served else {
                 counters.in_flight.release();
                 break;
             };
-            self.grant(counters, name, server, called);
+            self.grant(counters, name, next, server, called);
         }
         // Whoever still waits lacks a slot.
         counters.in_flight.settle();
@@ -299,8 +350,7 @@ impl<G: Group> Queues<G> {
                 Some(group) => {
                     contend_all(&*group);
                     if let Some(queue) = self.by_name.get_mut(&name) {
-                        let before = std::mem::replace(&mut queue.group, group);
-                        queue.publish();
+                        let before = queue.follow(group);
                         self.settle_unwanted(&before);
                     }
                 }
@@ -312,7 +362,7 @@ impl<G: Group> Queues<G> {
 
     /// The 1-based place of a waiting request now; `None` once it waits no longer.
     pub(super) fn place(&self, group: &str, key: TurnKey, ticket: Ticket) -> Option<usize> {
-        self.by_name.get(group)?.turns.place(key, ticket)
+        self.by_name.get(group)?.place(key, ticket)
     }
 
     /// Whether nobody waits.
@@ -333,7 +383,8 @@ impl<G: Group> Queues<G> {
             // A permit given back just now belongs to those who wait.
             self.serve_all(counters, called);
         }
-        if self.by_name.contains_key(group.name()) {
+        let queue = self.by_name.get(group.name());
+        if queue.is_some_and(Queue::has_turns) {
             return None;
         }
         let mut rotation = usize::try_from(self.next_ticket).unwrap_or(0);
@@ -352,12 +403,13 @@ impl<G: Group> Queues<G> {
         }
     }
 
-    /// Marks the servers of a group whose queue has just come to be, and only then looks again: what was
-    /// given back before saw no mark. The newcomer is in the queue by now, else serving somebody
-    /// before it would take the marks away again.
+    /// Marks the servers of a group where nobody but those who came back had waited, and only then looks
+    /// again: what was given back before saw no mark. The newcomer is in the queue by now, else serving
+    /// somebody before it would take the marks away again.
     fn look_once_more(&mut self, counters: Counters<'_>, group: &Arc<G>, called: &mut Called) {
         contend_all(&**group);
-        if counters.in_flight.load().is_contended {
+        let queue = self.by_name.get(group.name());
+        if counters.in_flight.load().is_contended || queue.is_some_and(|queue| queue.len() > 1) {
             self.serve_all(counters, called);
             return;
         }
@@ -375,9 +427,10 @@ impl<G: Group> Queues<G> {
         }
     }
 
+    /// Whether anybody who waits would take a slot of `server`.
     fn is_wanted(&self, server: &G::Server) -> bool {
         let mut queues = self.by_name.values();
-        queues.any(|queue| queue.group.member(server).is_some())
+        queues.any(|queue| queue.next_for(server).is_some())
     }
 
     /// Nobody waits for `group` any more: its servers lose their marks, unless another group wants them. A
@@ -399,32 +452,37 @@ impl<G: Group> Queues<G> {
     fn push(&mut self, asker: &Asker<'_, G>) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let queue = self
-            .by_name
-            .entry(asker.group.name().into())
-            .or_insert_with(|| Queue {
-                group: Arc::clone(asker.group),
-                turns: TurnQueue::default(),
-                rotation: 0,
-            });
-        queue.turns.push(asker.key, ticket, asker.address);
-        queue.publish();
+        self.queue_of(asker.group)
+            .push(asker.key, ticket, asker.address);
         ticket
     }
 
-    /// Gives `server`, whose slot and permit are taken, to the next in the queue of `name`.
+    fn queue_of(&mut self, group: &Arc<G>) -> &mut Queue<G> {
+        self.by_name
+            .entry(group.name().into())
+            .or_insert_with(|| Queue::new(Arc::clone(group)))
+    }
+
+    /// What has come of entering a queue.
+    fn entered(&mut self, ticket: Ticket, place: usize) -> Entry<G::Server> {
+        match self.verdicts.remove(&ticket) {
+            Some(Verdict::Served(server)) => Entry::Served(server),
+            Some(Verdict::Unavailable) => Entry::Unavailable,
+            None => Entry::Waits(ticket, place),
+        }
+    }
+
+    /// Gives `server`, whose slot and permit are taken, to a candidate in the queue of `name`.
     fn grant(
         &mut self,
         counters: Counters<'_>,
         name: &str,
+        next: Candidate,
         server: G::Server,
         called: &mut Called,
     ) {
-        let next = self
-            .by_name
-            .get_mut(name)
-            .and_then(|queue| queue.turns.pop());
-        let Some((ticket, address)) = next else {
+        let queue = self.by_name.get_mut(name);
+        let Some((ticket, address)) = queue.and_then(|queue| queue.call(next)) else {
             // A queue without anybody in it is removed, so this cannot be; nothing may leak all the same.
             debug_assert!(false, "an empty queue was served");
             counters.in_flight.release();
@@ -439,12 +497,11 @@ impl<G: Group> Queues<G> {
 
     fn dissolve(&mut self, counters: Counters<'_>, name: &str, called: &mut Called) {
         if let Some(mut queue) = self.by_name.remove(name) {
-            while let Some((ticket, address)) = queue.turns.pop() {
+            while let Some((ticket, address)) = queue.pop() {
                 counters.waiting.release();
                 self.verdicts.insert(ticket, Verdict::Unavailable);
                 called.push(address);
             }
-            queue.publish();
             self.settle_unwanted(&queue.group);
         }
     }
@@ -454,8 +511,7 @@ impl<G: Group> Queues<G> {
         let Some(queue) = self.by_name.get(name) else {
             return;
         };
-        queue.publish();
-        if queue.turns.is_empty()
+        if queue.is_empty()
             && let Some(queue) = self.by_name.remove(name)
         {
             self.settle_unwanted(&queue.group);
@@ -463,13 +519,6 @@ impl<G: Group> Queues<G> {
         if self.is_empty() {
             counters.in_flight.settle();
         }
-    }
-}
-
-impl<G: Group> Queue<G> {
-    fn publish(&self) {
-        let waiting = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
-        self.group.publish_waiting(waiting);
     }
 }
 

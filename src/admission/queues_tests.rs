@@ -17,7 +17,7 @@ const ANY: QueueLimits = QueueLimits {
     max_place: usize::MAX,
 };
 
-fn limits(max_concurrent: u32) -> AdmissionLimits {
+pub(super) fn limits(max_concurrent: u32) -> AdmissionLimits {
     AdmissionLimits {
         max_concurrent,
         max_waiting: 1000,
@@ -26,7 +26,7 @@ fn limits(max_concurrent: u32) -> AdmissionLimits {
     }
 }
 
-fn demand(group: &Arc<TestGroup>) -> Demand<'_, TestGroup> {
+pub(super) fn demand(group: &Arc<TestGroup>) -> Demand<'_, TestGroup> {
     Demand {
         group,
         generation: 0,
@@ -35,10 +35,10 @@ fn demand(group: &Arc<TestGroup>) -> Demand<'_, TestGroup> {
     }
 }
 
-type Held = (Permit<TestGroup>, Served<TestGroup>);
+pub(super) type Held = (Permit<TestGroup>, Served<TestGroup>);
 
 /// Asks, and must be served at once.
-fn serve(admission: &LocalAdmission<TestGroup>, group: &Arc<TestGroup>) -> Held {
+pub(super) fn serve(admission: &LocalAdmission<TestGroup>, group: &Arc<TestGroup>) -> Held {
     match admission.ask(&demand(group)) {
         Admittance::Served(permit, served) => (permit, served),
         other => panic!("not served at once: {other:?}"),
@@ -46,11 +46,14 @@ fn serve(admission: &LocalAdmission<TestGroup>, group: &Arc<TestGroup>) -> Held 
 }
 
 /// Asks, and must wait.
-fn wait(admission: &LocalAdmission<TestGroup>, group: &Arc<TestGroup>) -> Place<TestGroup> {
+pub(super) fn wait(
+    admission: &LocalAdmission<TestGroup>,
+    group: &Arc<TestGroup>,
+) -> Place<TestGroup> {
     wait_as(admission, &demand(group))
 }
 
-fn wait_as(
+pub(super) fn wait_as(
     admission: &LocalAdmission<TestGroup>,
     demand: &Demand<'_, TestGroup>,
 ) -> Place<TestGroup> {
@@ -70,28 +73,28 @@ fn refusal(
     }
 }
 
-fn poll(place: &mut Place<TestGroup>) -> Poll<Turn<TestGroup>> {
+pub(super) fn poll(place: &mut Place<TestGroup>) -> Poll<Turn<TestGroup>> {
     place.poll_turn(&Context::from_waker(Waker::noop()))
 }
 
-fn is_waiting(place: &mut Place<TestGroup>) -> bool {
+pub(super) fn is_waiting(place: &mut Place<TestGroup>) -> bool {
     poll(place).is_pending()
 }
 
 /// The turn must have come.
-fn turn(place: &mut Place<TestGroup>) -> Held {
+pub(super) fn turn(place: &mut Place<TestGroup>) -> Held {
     match poll(place) {
         Poll::Ready(Turn::Served(permit, served)) => (permit, served),
         other => panic!("the turn has not come: {other:?}"),
     }
 }
 
-fn is_contended(server: &TestServer) -> bool {
+pub(super) fn is_contended(server: &TestServer) -> bool {
     server.slots.load().is_contended
 }
 
 /// Nobody is in flight or waits, and newcomers need no lock.
-fn assert_at_rest(admission: &LocalAdmission<TestGroup>, servers: &[&Arc<TestServer>]) {
+pub(super) fn assert_at_rest(admission: &LocalAdmission<TestGroup>, servers: &[&Arc<TestServer>]) {
     let shared = admission.shared();
     assert_eq!((shared.in_flight().count, shared.waiting()), (0, 0));
     assert!(!shared.in_flight().is_contended, "permits kept their mark");

@@ -1,5 +1,5 @@
 //! A seeded simulation of workers, queues and servers on a virtual clock: requests come, wait, are
-//! served, end, time out and are given up; word between workers is late or lost; servers go and
+//! served, end, fail, come back, time out and are given up; word between workers is late or lost; servers go and
 //! return, their limits change, and the table does. After every step the queues must agree with a
 //! model that is too simple to be wrong. `LLM_ROUTER_SIM_SEED=n` replays one seed.
 #![expect(
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use super::simulated_queue::{Line, Origin, Waiting};
 use super::test_group::{TestGroup, TestServer};
 use super::*;
 
@@ -47,41 +48,20 @@ impl Random {
     }
 }
 
-/// One that waits, as the model sees it.
-struct Waiting {
-    id: u64,
-    key: TurnKey,
-    worker: usize,
-    place: Place<TestGroup>,
-    gives_up_at: u64,
-    /// Of its own group, since it came; and how many there may be before its turn.
-    grants_seen: usize,
-    grants_max: usize,
-}
-
-/// The queue of one group, in the order of arrival, with the order of turns.
-#[derive(Default)]
-struct Line {
-    waiting: Vec<Waiting>,
-    turns: Vec<TurnKey>,
-}
-
 /// One whose turn has come or that was told so, before it has looked.
 struct Called {
-    id: u64,
-    worker: usize,
-    place: Place<TestGroup>,
-    gives_up_at: u64,
+    waiting: Waiting,
     is_served: bool,
-    /// Older ones that still waited then: none of their servers may be what it was given.
-    passed: Vec<Arc<TestGroup>>,
+    /// Those before it that still waited then: what it was given must be nothing that they would take.
+    passed: Vec<(Arc<TestGroup>, Option<Arc<TestServer>>)>,
 }
 
 /// One in flight.
 struct Held {
+    origin: Origin,
     server: Arc<TestServer>,
     ends_at: u64,
-    _guards: (Permit<TestGroup>, Served<TestGroup>),
+    guards: (Permit<TestGroup>, Served<TestGroup>),
 }
 
 struct World {
@@ -100,74 +80,6 @@ struct World {
     held: Vec<Held>,
     /// Sum over all that happened, to compare two runs.
     trace: u64,
-}
-
-impl Line {
-    /// Indices in the order of service.
-    fn order(&self) -> Vec<usize> {
-        let mut turns = self.turns.clone();
-        let mut lanes: BTreeMap<TurnKey, Vec<usize>> = BTreeMap::new();
-        for (index, waiting) in self.waiting.iter().enumerate().rev() {
-            lanes.entry(waiting.key).or_default().push(index);
-        }
-        let mut order = Vec::new();
-        while !turns.is_empty() {
-            turns.retain(|key| {
-                let lane = lanes.get_mut(key).unwrap();
-                order.extend(lane.pop());
-                !lane.is_empty()
-            });
-        }
-        order
-    }
-
-    fn push(&mut self, waiting: Waiting) {
-        if !self.turns.contains(&waiting.key) {
-            self.turns.push(waiting.key);
-        }
-        self.waiting.push(waiting);
-    }
-
-    fn remove(&mut self, index: usize) -> Waiting {
-        let gone = self.waiting.remove(index);
-        if self.waiting.iter().all(|other| other.key != gone.key) {
-            self.turns.retain(|key| *key != gone.key);
-        }
-        gone
-    }
-
-    /// Index of whoever is next.
-    fn first(&self) -> Option<usize> {
-        let key = self.turns.first()?;
-        self.waiting.iter().position(|waiting| waiting.key == *key)
-    }
-
-    fn pop(&mut self) -> Option<Waiting> {
-        let index = self.first()?;
-        self.turns.rotate_left(1);
-        Some(self.remove(index))
-    }
-
-    /// The place a newcomer would have.
-    fn place_of_next(&self, key: TurnKey) -> usize {
-        let of_key = |key| self.waiting.iter().filter(|other| other.key == key).count();
-        let ahead = of_key(key);
-        let own = self.turns.iter().position(|turn| *turn == key);
-        let others = self
-            .turns
-            .iter()
-            .enumerate()
-            .filter(|(_, turn)| **turn != key);
-        let before = others.map(|(position, turn)| {
-            let rounds = ahead + usize::from(own.is_none_or(|own| position < own));
-            of_key(*turn).min(rounds)
-        });
-        ahead + 1 + before.sum::<usize>()
-    }
-
-    fn head(&self) -> Option<u64> {
-        Some(self.waiting[self.first()?].id)
-    }
 }
 
 fn is_free(server: &TestServer) -> bool {
@@ -216,8 +128,10 @@ impl World {
 
     fn step(&mut self) {
         match self.random.below(100) {
-            0..42 => self.arrive(),
-            42..68 => self.pass_time(),
+            0..36 => self.arrive(),
+            36..43 => self.fail(),
+            43..45 => self.let_go(),
+            45..68 => self.pass_time(),
             68..73 => self.give_up(),
             73..90 => self.deliver(),
             90..92 => self.workers.iter().for_each(LocalAdmission::wake_all),
@@ -265,16 +179,13 @@ impl World {
             if table.get(name).is_some_and(|group| group.is_available()) {
                 continue;
             }
-            while let Some(waiting) = line.pop() {
-                self.called.push(Called {
-                    id: waiting.id,
-                    worker: waiting.worker,
-                    place: waiting.place,
-                    gives_up_at: waiting.gives_up_at,
-                    is_served: false,
-                    passed: Vec::new(),
-                });
-            }
+            let mut gone = std::mem::take(&mut line.returned);
+            gone.extend(std::iter::from_fn(|| line.pop()));
+            self.called.extend(gone.into_iter().map(|waiting| Called {
+                waiting,
+                is_served: false,
+                passed: Vec::new(),
+            }));
         }
     }
 
@@ -290,7 +201,14 @@ impl World {
             return;
         };
         self.next_id += 1;
-        if generation == self.generation && self.try_fast_path(worker, &group) {
+        let origin = Origin {
+            id: self.next_id,
+            name,
+            key,
+            worker,
+            ticket: None,
+        };
+        if generation == self.generation && self.try_fast_path(origin, &group) {
             return;
         }
         let expected = self.expected(generation, &group, key);
@@ -302,12 +220,12 @@ impl World {
         };
         let outcome = match self.workers[worker].ask(&demand) {
             Admittance::Served(permit, served) => {
-                self.hold(permit, served);
+                self.hold(origin, permit, served);
                 Expected::Served
             }
             Admittance::Waits(place) => {
                 let at_entry = place.at_entry();
-                self.wait(worker, name, key, place);
+                self.wait(origin, place);
                 Expected::Waits(at_entry)
             }
             Admittance::Refused(refusal) => Expected::Refused(refusal),
@@ -319,22 +237,23 @@ impl World {
     }
 
     /// A permit and a slot without any lock: nobody who waits may want either.
-    fn try_fast_path(&mut self, worker: usize, group: &Arc<TestGroup>) -> bool {
-        let Some(permit) = self.workers[worker].try_enter() else {
+    fn try_fast_path(&mut self, origin: Origin, group: &Arc<TestGroup>) -> bool {
+        let Some(permit) = self.workers[origin.worker].try_enter() else {
             return false;
         };
         let Some(server) = group.try_take() else {
             return false;
         };
         for (name, line) in &self.lines {
-            let is_wanted = self
+            let is_member = self
                 .table
                 .get(name)
                 .is_some_and(|other| other.member(server).is_some());
-            assert!(!is_wanted || line.waiting.is_empty(), "overtook {name}");
+            let is_wanted = line.candidates().any(|waiting| waiting.takes(server));
+            assert!(!(is_member && is_wanted), "overtook {name}");
         }
-        let served = self.workers[worker].slot_taken(Arc::clone(server));
-        self.hold(permit, served);
+        let served = self.workers[origin.worker].slot_taken(Arc::clone(server));
+        self.hold(origin, permit, served);
         self.note(1, self.next_id);
         true
     }
@@ -354,7 +273,7 @@ impl World {
             Expected::Unavailable
         } else if shared.backpressure() == Backpressure::Overloaded {
             Expected::Refused(Refusal::Overloaded(place))
-        } else if line.waiting.len() >= QUEUE.max_size {
+        } else if line.len() >= QUEUE.max_size {
             Expected::Refused(Refusal::QueueFull(place))
         } else if place > QUEUE.max_place {
             Expected::Refused(Refusal::TooFarBack(place))
@@ -363,24 +282,134 @@ impl World {
         }
     }
 
-    fn hold(&mut self, permit: Permit<TestGroup>, served: Served<TestGroup>) {
+    /// One in flight finds that its server cannot be reached, and asks again.
+    fn fail(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let position = self.random.below(self.held.len());
+        let Held {
+            origin,
+            server,
+            guards: (permit, slot),
+            ..
+        } = self.held.swap_remove(position);
+        let (generation, groups) = &self.known[origin.worker];
+        let (generation, Some(group)) = (*generation, groups.get(origin.name).cloned()) else {
+            return;
+        };
+        drop(permit);
+        self.settle();
+        let expected = self.expected_again(generation, &group, origin.ticket, &server);
+        let demand = Demand {
+            group: &group,
+            generation,
+            key: origin.key,
+            limits: QUEUE,
+        };
+        let back = Return {
+            ticket: origin.ticket,
+            shunned: &server,
+        };
+        let outcome = match self.workers[origin.worker].ask_again(&demand, &back) {
+            Admittance::Served(permit, served) => {
+                self.hold(origin, permit, served);
+                Expected::Served
+            }
+            Admittance::Waits(place) => {
+                let at_entry = place.at_entry();
+                let waiting = Waiting {
+                    origin,
+                    place,
+                    gives_up_at: self.now + 1 + self.random.next() % 200,
+                    is_back: true,
+                    shunned: Some(server),
+                    slot: Some(slot),
+                    grants_seen: 0,
+                    grants_max: 0,
+                };
+                let line = self.lines.get_mut(origin.name).unwrap();
+                assert_eq!(line.take_back(waiting) + 1, at_entry);
+                Expected::Waits(at_entry)
+            }
+            Admittance::Refused(refusal) => Expected::Refused(refusal),
+            Admittance::Unavailable => Expected::Unavailable,
+            Admittance::Outdated => Expected::Outdated,
+        };
+        assert_eq!(outcome, expected);
+        self.note(100 + outcome.number(), origin.id);
+    }
+
+    fn expected_again(
+        &self,
+        generation: u64,
+        group: &Arc<TestGroup>,
+        ticket: Option<Ticket>,
+        server: &Arc<TestServer>,
+    ) -> Expected {
+        let shared = self.workers[0].shared();
+        let ticket = ticket.unwrap_or(Ticket::MAX);
+        let returned = self.lines[group.name()].returned.iter();
+        let before = returned.filter(|other| other.place.ticket() < ticket);
+        let place = before.count() + 1;
+        let mut others = group.servers().iter();
+        if generation < self.generation {
+            Expected::Outdated
+        } else if !group.is_available() {
+            Expected::Unavailable
+        } else if shared.backpressure() == Backpressure::Overloaded {
+            Expected::Refused(Refusal::Overloaded(place))
+        } else if shared.in_flight().count < shared.in_flight().limit
+            && others.any(|other| is_free(other) && !Arc::ptr_eq(other, server))
+        {
+            Expected::Served
+        } else {
+            Expected::Waits(place)
+        }
+    }
+
+    /// One that came back lets go of the slot it holds, or forgives, or both.
+    fn let_go(&mut self) {
+        let line = self.lines.get_mut(NAMES[self.random.below(NAMES.len())]);
+        let returned = &mut line.unwrap().returned;
+        if returned.is_empty() {
+            return;
+        }
+        let index = self.random.below(returned.len());
+        let choice = self.random.below(3);
+        if choice < 2 {
+            returned[index].place.forgive();
+            returned[index].shunned = None;
+        }
+        if choice > 0 {
+            let slot = returned[index].slot.take();
+            drop(slot);
+        }
+    }
+
+    fn hold(&mut self, origin: Origin, permit: Permit<TestGroup>, served: Served<TestGroup>) {
         self.held.push(Held {
+            origin,
             server: Arc::clone(served.server().unwrap()),
             ends_at: self.now + 1 + self.random.next() % 40,
-            _guards: (permit, served),
+            guards: (permit, served),
         });
     }
 
-    fn wait(&mut self, worker: usize, name: &str, key: TurnKey, place: Place<TestGroup>) {
+    fn wait(&mut self, origin: Origin, place: Place<TestGroup>) {
         let gives_up_at = self.now + 1 + self.random.next() % 200;
-        let line = self.lines.get_mut(name).unwrap();
-        let ahead = line.waiting.iter().filter(|other| other.key == key).count();
+        let line = self.lines.get_mut(origin.name).unwrap();
+        let others = line.waiting.iter();
+        let ahead = others
+            .filter(|other| other.origin.key == origin.key)
+            .count();
         line.push(Waiting {
-            id: self.next_id,
-            key,
-            worker,
+            origin,
             place,
             gives_up_at,
+            is_back: false,
+            shunned: None,
+            slot: None,
             grants_seen: 0,
             // In every round until its own, each key is served once at most.
             grants_max: (ahead + 1) * KEYS - 1,
@@ -400,8 +429,16 @@ impl World {
             while let Some(index) = line.waiting.iter().position(|one| one.gives_up_at <= now) {
                 drop(line.remove(index));
             }
+            // The slots that these give back serve others at once.
+            let is_late = |one: &Waiting| one.gives_up_at <= now;
+            while let returned = &mut self.lines.get_mut(name).unwrap().returned
+                && let Some(index) = returned.iter().position(is_late)
+            {
+                drop(returned.remove(index));
+                self.settle();
+            }
         }
-        let is_due = |called: &Called| called.gives_up_at <= self.now;
+        let is_due = |called: &Called| called.waiting.gives_up_at <= self.now;
         if let Some(position) = self.called.iter().position(is_due) {
             drop(self.called.remove(position));
         }
@@ -409,7 +446,14 @@ impl World {
 
     /// A client goes away: while it waits, at the moment of its turn, or in flight.
     fn give_up(&mut self) {
-        match self.random.below(3) {
+        match self.random.below(4) {
+            3 => {
+                let line = self.lines.get_mut(NAMES[self.random.below(NAMES.len())]);
+                let returned = &mut line.unwrap().returned;
+                if !returned.is_empty() {
+                    drop(returned.remove(self.random.below(returned.len())));
+                }
+            }
             0 => {
                 let line = self
                     .lines
@@ -471,40 +515,50 @@ impl World {
     fn settle(&mut self) {
         let mut granted = Vec::new();
         for (name, line) in &mut self.lines {
+            // Whoever came back is served by the rank of somebody behind it, perhaps.
+            let all = line.waiting.iter().chain(&line.returned);
+            let lowest = all.map(|one| one.place.ticket()).min();
             while let Some(next) = line.first() {
                 if line.waiting[next].place.now().is_some() {
                     break;
                 }
-                granted.push((*name, line.pop().unwrap()));
+                let next = line.pop().unwrap();
+                granted.push((*name, next.place.ticket(), next));
                 for other in &mut line.waiting {
                     other.grants_seen += 1;
-                    assert!(
-                        other.grants_seen <= other.grants_max,
-                        "{} starves",
-                        other.id
-                    );
+                    let id = other.origin.id;
+                    assert!(other.grants_seen <= other.grants_max, "{id} starves");
                 }
             }
+            let (still, called): (Vec<_>, Vec<_>) =
+                (line.returned.drain(..)).partition(|waiting| waiting.place.now().is_some());
+            line.returned = still;
+            let lowest = lowest.unwrap_or(0);
+            granted.extend(called.into_iter().map(|waiting| (*name, lowest, waiting)));
         }
-        if granted.is_empty() {
-            return;
-        }
-        let heads: Vec<_> = self
-            .lines
-            .iter()
-            .filter(|(name, _)| granted.iter().all(|(other, _)| other != *name))
-            .filter_map(|(name, line)| Some((line.head()?, Arc::clone(&self.table[name]))))
-            .collect();
-        for (_, waiting) in granted {
-            let older = heads.iter().filter(|(head, _)| *head < waiting.id);
-            self.note(6, waiting.id);
+        let names: Vec<_> = granted.iter().map(|(name, ..)| *name).collect();
+        for (name, rank, waiting) in granted {
+            let mut passed = Vec::new();
+            for (other, line) in &self.lines {
+                // Of a queue in which others were served, whoever is first now may not have been so then.
+                let before: Vec<&Waiting> = if *other == name {
+                    let returned = line.returned.iter();
+                    returned.filter(|one| one.rank() < waiting.rank()).collect()
+                } else if names.contains(other) {
+                    Vec::new()
+                } else {
+                    let candidates = line.candidates();
+                    candidates.filter(|one| one.place.ticket() < rank).collect()
+                };
+                let older = before.into_iter();
+                let group = self.table.get(other);
+                passed.extend(older.map(|one| (Arc::clone(group.unwrap()), one.shunned.clone())));
+            }
+            self.note(6, waiting.origin.id);
             self.called.push(Called {
-                id: waiting.id,
-                worker: waiting.worker,
-                place: waiting.place,
-                gives_up_at: waiting.gives_up_at,
+                waiting,
                 is_served: true,
-                passed: older.map(|(_, group)| Arc::clone(group)).collect(),
+                passed,
             });
         }
     }
@@ -513,25 +567,31 @@ impl World {
     fn look(&mut self) {
         let context = Context::from_waker(Waker::noop());
         for line in self.lines.values_mut() {
-            for waiting in &mut line.waiting {
+            for waiting in line.waiting.iter_mut().chain(&mut line.returned) {
                 assert!(waiting.place.poll_turn(&context).is_pending());
             }
         }
         for mut called in std::mem::take(&mut self.called) {
-            match called.place.poll_turn(&context) {
+            let mut origin = called.waiting.origin;
+            match called.waiting.place.poll_turn(&context) {
                 Poll::Pending => self.called.push(called),
                 Poll::Ready(Turn::Unavailable) => {
                     assert!(!called.is_served);
-                    self.note(7, called.id);
+                    self.note(7, origin.id);
                 }
                 Poll::Ready(Turn::Served(permit, served)) => {
                     assert!(called.is_served);
                     let server = served.server().unwrap();
-                    for group in &called.passed {
-                        assert!(group.member(server).is_none(), "{} overtook", called.id);
+                    assert!(called.waiting.takes(server), "{} shuns that", origin.id);
+                    for (group, shunned) in &called.passed {
+                        let is_shunned =
+                            shunned.as_ref().is_some_and(|one| Arc::ptr_eq(one, server));
+                        let has_passed = group.member(server).is_some() && !is_shunned;
+                        assert!(!has_passed, "{} overtook", origin.id);
                     }
-                    self.note(8 + called.worker as u64, called.id);
-                    self.hold(permit, served);
+                    origin.ticket = Some(called.waiting.place.ticket());
+                    self.note(8 + origin.worker as u64, origin.id);
+                    self.hold(origin, permit, served);
                 }
             }
         }
@@ -541,17 +601,14 @@ impl World {
         let shared = self.workers[0].shared();
         let mut waiting = 0;
         for (name, line) in &self.lines {
-            waiting += line.waiting.len();
+            waiting += line.len();
             assert!(line.waiting.len() <= QUEUE.max_size);
-            for (turn, index) in line.order().into_iter().enumerate() {
-                assert_eq!(line.waiting[index].place.now(), Some(turn + 1));
+            let in_turn = line.order().into_iter().map(|index| &line.waiting[index]);
+            for (turn, waiting) in line.returned.iter().chain(in_turn).enumerate() {
+                assert_eq!(waiting.place.now(), Some(turn + 1));
             }
             if let Some(group) = self.table.get(name) {
-                assert_eq!(
-                    group.waiting() as usize,
-                    line.waiting.len(),
-                    "gauge of {name}"
-                );
+                assert_eq!(group.waiting() as usize, line.len(), "gauge of {name}");
             }
         }
         assert_eq!(shared.waiting() as usize, waiting);
@@ -572,10 +629,12 @@ impl World {
         assert!(in_flight.count <= in_flight.limit);
         let mut beyond = 0;
         for server in &self.servers {
-            let held = self
-                .held
-                .iter()
-                .filter(|held| Arc::ptr_eq(&held.server, server));
+            let returned = self.lines.values().flat_map(|line| &line.returned);
+            let called = self.called.iter().map(|called| &called.waiting);
+            let kept =
+                (returned.chain(called)).filter_map(|waiting| waiting.slot.as_ref()?.server());
+            let held = self.held.iter().map(|held| &held.server);
+            let held = held.chain(kept).filter(|held| Arc::ptr_eq(held, server));
             let (count, held) = (server.slots.load().count as usize, held.count());
             assert!(count >= held, "a slot was lost");
             beyond += count - held;
@@ -586,32 +645,29 @@ impl World {
     fn check_nobody_waits_for_nothing(&self) {
         let in_flight = self.workers[0].shared().in_flight();
         for (name, line) in &self.lines {
-            if line.waiting.is_empty() {
-                continue;
-            }
-            for server in self.table[name].servers() {
-                assert!(
-                    server.slots.load().is_contended,
-                    "a newcomer might overtake"
-                );
-                let could_serve = in_flight.count < in_flight.limit && is_free(server);
-                assert!(
-                    !could_serve,
-                    "somebody waits in {name} for a slot that is free"
-                );
+            for waiting in line.candidates() {
+                let servers = self.table[name].servers().iter();
+                for server in servers.filter(|server| waiting.takes(server)) {
+                    let is_marked = server.slots.load().is_contended;
+                    assert!(is_marked, "a newcomer might overtake");
+                    let could_serve = in_flight.count < in_flight.limit && is_free(server);
+                    let id = waiting.origin.id;
+                    assert!(!could_serve, "{id} waits in {name} for a slot that is free");
+                }
             }
         }
         for server in &self.servers {
-            let is_wanted = self.lines.iter().any(|(name, line)| {
-                !line.waiting.is_empty() && self.table[name].member(server).is_some()
-            });
+            let is_wanted = self
+                .lines
+                .iter()
+                .any(|(name, line)| line.len() > 0 && self.table[name].member(server).is_some());
             let slots = server.slots.load();
             assert!(
                 is_wanted || slots.count > 0 || !slots.is_contended,
                 "a mark stays"
             );
         }
-        let is_empty = self.lines.values().all(|line| line.waiting.is_empty());
+        let is_empty = self.lines.values().all(|line| line.len() == 0);
         assert!(!is_empty || !in_flight.is_contended || in_flight.count > 0);
     }
 
@@ -619,6 +675,7 @@ impl World {
     fn end(mut self) -> u64 {
         for line in self.lines.values_mut() {
             while line.pop().is_some() {}
+            line.returned.clear();
         }
         self.called.clear();
         self.held.clear();

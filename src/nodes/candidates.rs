@@ -337,6 +337,14 @@ impl ResolvedModel {
             .sum()
     }
 
+    /// Whether a node outside `exclude` is online, be it full or not.
+    #[must_use]
+    pub fn has_online_outside(&self, exclude: &[NodeId]) -> bool {
+        self.nodes.iter().any(|known| {
+            known.live.state() == NodeState::Online && !exclude.contains(&known.node.id)
+        })
+    }
+
     /// Chooses a node outside `exclude` and takes a slot of it.
     pub fn select(self: Rc<Self>, exclude: &[NodeId]) -> Selection {
         // Each round sees fresh loads: a node whose last slot another core took meanwhile has

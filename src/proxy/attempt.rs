@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::http1::{
     self, HeadLimits, HeadScan, HeadWriter, Method, Parsed, ResponseBody, ResponseHead,
 };
-use crate::nodes::{FailureReason, Node, NodeId, ResolvedModel, Slot};
+use crate::nodes::{FailureReason, Node, NodeId, Permit, Slot};
 use crate::openai::ApiError;
 use crate::runtime::{self, Buf, HEADROOM, Scratch, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
@@ -24,18 +24,14 @@ use super::Worker;
 use super::body::Body;
 use super::downstream::{Downstream, Gone};
 use super::exchange::Stop;
+use super::queue::{self, Admitted};
 use super::request::Request;
 use super::trace::Trace;
-
-/// What is to be asked of which nodes.
-pub(super) struct Plan<'r> {
-    pub(super) request: &'r Request,
-    pub(super) model: Rc<ResolvedModel>,
-}
 
 /// A node's response, its head understood and its body not yet relayed.
 pub(super) struct Answer {
     pub(super) upstream: Upstream,
+    pub(super) permit: Permit,
     pub(super) slot: Slot,
     pub(super) head: AnswerHead,
     /// Received bytes; the window begins with the body.
@@ -54,29 +50,30 @@ pub(super) struct AnswerHead {
     keep_alive: bool,
 }
 
-/// Obtains a response head, with at most [`RETRIES_MAX`] retries within the request's time.
+/// Obtains a response head, with at most [`RETRIES_MAX`] retries within the request's time. Where no
+/// connection can be made, it waits once more for another node, if one is online.
 ///
 /// # Errors
 /// 502 or 504 when every permitted attempt failed; nothing when the client left.
 pub(super) async fn obtain(
     worker: &Worker,
     client: &mut Downstream,
-    plan: Plan<'_>,
+    request: &mut Request,
     mut body: Body,
-    mut slot: Slot,
+    mut admitted: Admitted,
     trace: &mut Trace<'_>,
 ) -> Result<Answer, Stop> {
     let limit = worker.shared.config.proxy.request_timeout;
-    let until = clock::coarse() + limit;
+    let mut until = clock::coarse() + limit;
     let mut tried: SmallVec<[NodeId; 4]> = SmallVec::new();
     let mut may_reuse = true;
     let mut retries = 0;
     loop {
-        let node = slot.node();
+        let node = admitted.slot.node();
         trace.attempt(node, body.len());
         let left = until.saturating_sub(clock::coarse());
         let failure = match attempt(
-            worker, client, &plan, &mut body, node, left, may_reuse, trace,
+            worker, client, request, &mut body, node, left, may_reuse, trace,
         )
         .await
         {
@@ -88,7 +85,8 @@ pub(super) async fn obtain(
             }) => {
                 return Ok(Answer {
                     upstream,
-                    slot,
+                    permit: admitted.permit,
+                    slot: admitted.slot,
                     head,
                     received,
                     is_reusable,
@@ -110,11 +108,18 @@ pub(super) async fn obtain(
             may_reuse = false;
         } else {
             tried.push(node.id);
-            drop(slot);
-            slot = match worker.select_again(Rc::clone(&plan.model), &tried) {
-                Some(slot) => slot,
-                None => return Err(failure.into_stop(limit)),
-            };
+            if let Some(slot) = worker.select_again(Rc::clone(&admitted.model), &tried) {
+                admitted.slot = slot;
+            } else {
+                let began = clock::coarse();
+                // In a box of its own: it is rare.
+                let waiting = queue::admit_again(worker, client, request, admitted, &tried, trace);
+                let Some(again) = Box::pin(waiting).await? else {
+                    return Err(failure.into_stop(limit));
+                };
+                admitted = again;
+                until += clock::coarse().saturating_sub(began);
+            }
         }
         retries += 1;
         trace.retry(reason);
@@ -208,7 +213,7 @@ impl From<Gone> for Failure {
 async fn attempt(
     worker: &Worker,
     client: &mut Downstream,
-    plan: &Plan<'_>,
+    request: &Request,
     body: &mut Body,
     node: &Node,
     left: Duration,
@@ -241,14 +246,14 @@ async fn attempt(
         }
     };
     upstream.stream.deadline.set(left);
-    let own_lines = own_lines(plan.request, client, node, body.len());
-    let outgoing = body.take_with_head(&own_lines, plan.request.field_lines());
+    let own_lines = own_lines(request, client, node, body.len());
+    let outgoing = body.take_with_head(&own_lines, request.field_lines());
     let conversed = converse(
         client,
         &mut upstream.stream,
         outgoing,
         body,
-        plan.request.method,
+        request.method,
         is_reused,
     )
     .await;

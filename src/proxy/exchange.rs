@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! read head ─ route ─ authenticate ─ read body ─ peek ─ admit: permit + node + slot, or wait for them
-//!           ─ attempt (connect, send, response head; again elsewhere if nothing was sent)
+//!           ─ attempt (connect, send, response head; again elsewhere if nothing was sent, after a
+//!             further wait if it must)
 //!           ─ relay body ─ give back slot and connection ─ record ─ next request
 //! ```
 
@@ -13,10 +14,10 @@ use crate::openai::{ApiError, BodyKind, Endpoint, Splice, multipart, peek::peek}
 use crate::runtime::Pooled;
 use crate::telemetry::{Phase, RejectionReason};
 
-use super::attempt::{self, Plan};
+use super::attempt;
 use super::body::{self, Body};
 use super::downstream::{Downstream, Gone};
-use super::queue::{self, Admitted, Wish};
+use super::queue::{self, Wish};
 use super::request::{Request, Routed};
 use super::trace::Trace;
 use super::{Worker, local, relay, respond};
@@ -129,21 +130,17 @@ async fn answer(
         model: wanted.model_name(),
         is_stream: wanted.is_stream,
     };
-    let Admitted {
-        permit,
-        slot,
-        model,
-    } = queue::admit(worker, client, request, wish, trace).await?;
-    trace.admitted(&model);
+    let admitted = queue::admit(worker, client, request, wish, trace).await?;
+    let model = &admitted.model;
+    trace.admitted(model);
     if model.is_alias() {
         rename_model(request, &mut body, wanted, model.name());
     }
 
-    let plan = Plan { request, model };
     // Made where it will run: it is too large to be moved there.
-    let obtaining = Pooled::new(|| attempt::obtain(worker, client, plan, body, slot, trace));
+    let obtaining = Pooled::new(|| attempt::obtain(worker, client, request, body, admitted, trace));
     let answer = obtaining.await?;
-    relay::relay(worker, client, request, answer, permit, trace).await
+    relay::relay(worker, client, request, answer, trace).await
 }
 
 /// Receives the body; from here on a read stands on the client, which tells when it leaves.

@@ -34,10 +34,9 @@ pub(super) async fn relay(
     client: &mut Downstream,
     request: &Request,
     answer: Answer,
-    permit: Permit,
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
-    let (mut node, head, mut received) = NodeSide::of(answer, permit);
+    let (mut node, head, mut received) = NodeSide::of(answer);
     trace.responding(head.status, head.is_event_stream);
     let (mut passage, mut lines, after) = match request.early {
         Some(early) if head.is_stream() => (Passage::into_chunks(head.body), None, early.after()),
@@ -178,9 +177,10 @@ impl From<NodeEnd> for FailureReason {
 impl NodeSide {
     /// Takes an answer apart: the node's side, what the client is to be told, and what has come of the
     /// body.
-    fn of(answer: Answer, permit: Permit) -> (Self, AnswerHead, Buf) {
+    fn of(answer: Answer) -> (Self, AnswerHead, Buf) {
         let Answer {
             upstream,
+            permit,
             slot,
             head,
             received,

@@ -1,6 +1,7 @@
 //! Requests that wait for a slot, over real sockets on both drivers: here what they are told and that
 //! they are served, [`refusals`] when they may not wait or wait too long, [`order`] and the handing over
-//! of slots, [`leaving`], [`nodes`] that come and go meanwhile, and [`streams`] that begin early.
+//! of slots, [`leaving`], [`nodes`] that come and go meanwhile or are [`unreachable`], and [`streams`] that
+//! begin early.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +21,7 @@ mod refusals;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod unreachable;
 
 use std::time::Duration;
 
