@@ -61,6 +61,16 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
          of the whole router in the flood less that in the calm, by refusals. Median ratio of the p99: {median:.2}.",
         FLOOD
     )?;
+    let calm = round(&stage, 1)?;
+    let full = round(&stage, FULL_SPEED)?;
+    let refused = count(&full.flood, 503).saturating_sub(count(&calm.flood, 503));
+    writeln!(
+        text,
+        "\nAt full speed, {FLOOD_CLIENTS} clients that ask again as soon as they are refused: {:.0} refusals per second, \
+         {:.1} µs of CPU each.",
+        refused as f64 / TIME.as_secs_f64(),
+        full.cpu.saturating_sub(calm.cpu).as_secs_f64() * 1e6 / refused.max(1) as f64
+    )?;
     Ok(text)
 }
 
@@ -71,7 +81,10 @@ fn round(stage: &Stage, factor: u32) -> Result<Round, Failure> {
         router,
         model: "busy",
         count: FLOOD_CLIENTS,
-        pace: Duration::from_secs(1) * FLOOD_CLIENTS / (capacity * factor),
+        pace: match factor {
+            FULL_SPEED => Duration::ZERO,
+            _ => Duration::from_secs(1) * FLOOD_CLIENTS / (capacity * factor),
+        },
     };
     let steady = Crowd {
         router,
@@ -94,6 +107,8 @@ fn round(stage: &Stage, factor: u32) -> Result<Round, Failure> {
 const SERVICE: Duration = Duration::from_millis(10);
 const BUSY_SLOTS: u32 = 8;
 const FLOOD: u32 = 10;
+/// Stands for no pace at all.
+const FULL_SPEED: u32 = u32::MAX;
 const FLOOD_CLIENTS: u32 = 64;
 const TIME: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 5;
