@@ -180,7 +180,7 @@ impl<G: Group> LocalAdmission<G> {
                 place_at_entry,
             });
         }
-        self.inner.seats.borrow_mut().give_back(seat);
+        self.leave_seat(seat);
         match entry {
             Entry::Served(server) => {
                 Admittance::Served(self.permit_taken(), self.slot_taken(server))
@@ -256,6 +256,12 @@ impl<G: Group> LocalAdmission<G> {
         }
     }
 
+    fn leave_seat(&self, seat: usize) {
+        let waker = self.inner.seats.borrow_mut().give_back(seat);
+        // Only now: it may hold the last of a task that sits here too.
+        drop(waker);
+    }
+
     /// Wakes those whose turn has come, after the lock is free.
     fn call(&self, called: &Called) {
         for address in called {
@@ -303,8 +309,8 @@ impl<G: Group> Place<G> {
 
     /// Ready when the turn has come; then never again.
     pub fn poll_turn(&mut self, context: &Context<'_>) -> Poll<Turn<G>> {
-        let is_called =
-            (self.admission.inner.seats.borrow_mut()).listen(self.seat, context.waker());
+        let seats = &self.admission.inner.seats;
+        let (is_called, _replaced) = seats.borrow_mut().listen(self.seat, context.waker());
         if !(self.is_waiting && is_called) {
             return Poll::Pending;
         }
@@ -379,7 +385,7 @@ impl<G: Group> Drop for Place<G> {
             // Handed over in this very moment: the guards give it to the next.
             drop(verdict.map(|verdict| self.turn(verdict)));
         }
-        self.admission.inner.seats.borrow_mut().give_back(self.seat);
+        self.admission.leave_seat(self.seat);
     }
 }
 
@@ -406,11 +412,11 @@ impl Seats {
         })
     }
 
-    fn give_back(&mut self, seat: usize) {
-        if let Some(place) = self.seats.get_mut(seat) {
-            *place = Seat::default();
-            self.vacant.push(seat);
-        }
+    fn give_back(&mut self, seat: usize) -> Option<Waker> {
+        let place = self.seats.get_mut(seat)?;
+        let left = std::mem::take(place);
+        self.vacant.push(seat);
+        left.waker
     }
 
     fn call(&mut self, seat: usize) -> Option<Waker> {
@@ -419,18 +425,18 @@ impl Seats {
         seat.waker.take()
     }
 
-    /// Remembers whom to wake; whether the seat was called since it was asked last.
-    fn listen(&mut self, seat: usize, waker: &Waker) -> bool {
+    /// Remembers whom to wake; whether the seat was called since it was asked last, and who was to be
+    /// woken before.
+    fn listen(&mut self, seat: usize, waker: &Waker) -> (bool, Option<Waker>) {
         let Some(seat) = self.seats.get_mut(seat) else {
-            return false;
+            return (false, None);
         };
-        if seat
-            .waker
-            .as_ref()
-            .is_none_or(|known| !known.will_wake(waker))
-        {
-            seat.waker = Some(waker.clone());
-        }
-        std::mem::take(&mut seat.is_called)
+        let known = seat.waker.as_ref();
+        let replaced = if known.is_some_and(|known| known.will_wake(waker)) {
+            None
+        } else {
+            seat.waker.replace(waker.clone())
+        };
+        (std::mem::take(&mut seat.is_called), replaced)
     }
 }

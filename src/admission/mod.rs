@@ -128,4 +128,7 @@ mod stress_tests;
 mod test_group;
 #[cfg(test)]
 #[cfg(not(loom))]
+pub(crate) mod test_random;
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -1,7 +1,7 @@
 //! A seeded simulation of workers, queues and servers on a virtual clock: requests come, wait, are
 //! served, end, fail, come back, time out and are given up; word between workers is late or lost; servers go and
 //! return, their limits change, and the table does. After every step the queues must agree with a
-//! model that is too simple to be wrong. `LLM_ROUTER_SIM_SEED=n` replays one seed.
+//! model that is too simple to be wrong. `SIMULATION_SEED=n` replays one seed.
 #![expect(
     clippy::disallowed_types,
     reason = "the words that a test's workers send one another; nothing here is hot"
@@ -16,6 +16,7 @@ use std::thread;
 
 use super::simulated_queue::{Line, Origin, Waiting};
 use super::test_group::{TestGroup, TestServer};
+use super::test_random::Random;
 use super::*;
 
 const SEEDS: u64 = 256;
@@ -27,26 +28,6 @@ const QUEUE: QueueLimits = QueueLimits {
     max_size: 7,
     max_place: 6,
 };
-
-/// splitmix64: small, and good enough to explore.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-}
 
 /// One whose turn has come or that was told so, before it has looked.
 struct Called {
@@ -699,7 +680,7 @@ fn run(seed: u64, steps: u32) -> u64 {
 
 #[test]
 fn queues_agree_with_the_model_under_any_history() {
-    if let Ok(seed) = std::env::var("LLM_ROUTER_SIM_SEED") {
+    if let Ok(seed) = std::env::var("SIMULATION_SEED") {
         run(seed.parse().unwrap(), STEPS);
         return;
     }
@@ -714,7 +695,7 @@ fn queues_agree_with_the_model_under_any_history() {
                         return;
                     }
                     let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, STEPS)));
-                    assert!(outcome.is_ok(), "replay with LLM_ROUTER_SIM_SEED={seed}");
+                    assert!(outcome.is_ok(), "replay with SIMULATION_SEED={seed}");
                 }
             });
         }

@@ -9,6 +9,7 @@ use std::thread;
 use crossbeam_channel::Receiver;
 
 use super::test_group::{TestGroup, TestServer};
+use super::test_random::Random;
 use super::*;
 
 const WORKERS: usize = 4;
@@ -16,18 +17,6 @@ const BURSTS: usize = 60;
 const STEPS: usize = 250;
 const PERMITS: u32 = 5;
 const SLOTS: [u32; 3] = [1, 2, 3];
-
-/// xorshift64*: the threads' schedule is not ours to seed, what each of them does is.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-}
 
 /// A barrier that fails for all when one of them does, instead of waiting for ever.
 #[derive(Default)]

@@ -13,6 +13,7 @@ use super::super::{
     Selection, Slot,
 };
 use super::*;
+use crate::admission::test_random::Random;
 use HealthEvent::{
     Drain, Enable, FailuresReached, HeartbeatLost, HeartbeatReceived, ProbeFailed, ProbeSucceeded,
 };
@@ -38,26 +39,6 @@ const LEGAL: [(NodeState, NodeState); 12] = [
     (Offline, Draining),
     (Draining, Pending),
 ];
-
-/// splitmix64: small, and good enough to explore.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-}
 
 struct World {
     random: Random,

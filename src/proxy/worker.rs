@@ -173,17 +173,16 @@ impl Worker {
         self.admission.wake_all();
     }
 
-    /// Follows a notice about waiting requests.
-    pub fn notice(&self, notice: Notice) {
-        match notice {
-            Notice::Turn { seat } => self.admission.wake(seat),
-            Notice::NodesChanged => {
-                let table = self.node_table();
-                self.admission
-                    .refresh(table.generation(), |name| table.model(name).map(Arc::clone));
-            }
-            Notice::CloseListener => {}
-        }
+    /// Follows [`Notice::Turn`].
+    pub fn turn_came(&self, seat: usize) {
+        self.admission.wake(seat);
+    }
+
+    /// Follows [`Notice::NodesChanged`].
+    pub fn nodes_changed(&self) {
+        let table = self.node_table();
+        self.admission
+            .refresh(table.generation(), |name| table.model(name).map(Arc::clone));
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.

@@ -107,7 +107,8 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         .inbox
         .run(|notice| match notice {
             Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
-            Notice::Turn { .. } | Notice::NodesChanged => acceptor.worker.notice(notice),
+            Notice::Turn { seat } => acceptor.worker.turn_came(seat),
+            Notice::NodesChanged => acceptor.worker.nodes_changed(),
         })
         .await
 }

@@ -139,3 +139,120 @@ const REFUSALS: [RejectionReason; 3] = [
 /// Requests that waited too long.
 const TIMEOUTS: [RejectionReason; 2] =
     [RejectionReason::WaitTimeout, RejectionReason::QueueTimeout];
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::admission::{
+        AdmissionLimits, Admittance, BufferBudget, Demand, LocalAdmission, QueueLimits,
+    };
+    use crate::nodes::{Admission, NodeDirectory, NodeSpec, NodeState};
+
+    use super::super::{BuildLabels, EndpointLabel};
+    use super::*;
+
+    /// One model on one node; two slots are taken, one request waits for a permit.
+    #[test]
+    fn the_figures_are_those_of_the_counters() {
+        let node = NodeSpec {
+            name: "gpu-1".into(),
+            addresses: Vec::new(),
+            host_header: "h".into(),
+            path_prefix: "".into(),
+            authorization: None,
+            models: vec!["m".into(), "other".into()],
+            max_concurrency: 4,
+            weight: 1,
+        };
+        let table = NodeDirectory::default().publish(&[node], &[]).unwrap();
+        table.nodes()[0].live.publish_state(NodeState::Online);
+        let limits = AdmissionLimits {
+            max_concurrent: 2,
+            max_waiting: 2,
+            warning_threshold: 0.5,
+            overload_threshold: 0.8,
+        };
+        let admission = Arc::new(Admission::new(limits, |_| {}));
+        let local = LocalAdmission::new(Arc::clone(&admission), 0);
+        let demand = Demand {
+            group: table.model("m").unwrap(),
+            generation: table.generation(),
+            key: 0,
+            limits: QueueLimits {
+                max_size: 10,
+                max_place: 10,
+            },
+        };
+        let admitted = [local.ask(&demand), local.ask(&demand)];
+        assert!(matches!(
+            admitted,
+            [Admittance::Served(..), Admittance::Served(..)]
+        ));
+        let waits = local.ask(&demand);
+        assert!(matches!(waits, Admittance::Waits(_)));
+
+        let workers = [WorkerMetrics::new(), WorkerMetrics::new()];
+        let recorders = workers.each_ref().map(|worker| worker.recorder().unwrap());
+        let _connection = recorders[0].gauge(Gauge::ConnectionsActive);
+        recorders[0].cache_totals(80, 10);
+        recorders[1].cache_totals(10, 0);
+        for recorder in &recorders {
+            recorder.request(EndpointLabel::ChatCompletions, 200);
+            recorder.request(EndpointLabel::Metrics, 200);
+        }
+        for reason in [
+            RejectionReason::Overloaded,
+            RejectionReason::WaitTooLong,
+            RejectionReason::ModelQueueFull,
+            RejectionReason::WaitTimeout,
+            RejectionReason::QueueTimeout,
+            RejectionReason::InvalidKey,
+        ] {
+            recorders[1].rejected(reason);
+            if let Some(event) = reason.hour_event() {
+                recorders[1].in_hour(100, event);
+            }
+        }
+        for (recorder, millis) in recorders.iter().zip([100, 300]) {
+            let wait = Duration::from_millis(millis);
+            recorder.latency(Latency::QueueWait, wait);
+            recorder.in_hour(100, HourEvent::Waited(wait));
+            recorder.in_hour(99, HourEvent::Served(2 * wait));
+        }
+        let scrape = Scrape {
+            workers: &workers,
+            table: &table,
+            admission: &admission,
+            budget: &BufferBudget::new(1),
+            access_log: None,
+            process: None,
+            build: BuildLabels {
+                version: "0",
+                io_driver: "epoll",
+            },
+        };
+
+        let load = scrape.load_status();
+        assert_eq!(load.backpressure, Backpressure::Warning);
+        assert_eq!((load.queue_size, load.max_queue_size), (1, 2));
+        assert!((load.load_ratio - 0.5).abs() < 1e-9);
+        assert!((load.cache_hit_rate - 0.9).abs() < 1e-9);
+        assert_eq!((load.active_connections, load.total_requests), (1, 2));
+        assert_eq!((load.rejected_requests, load.timeout_requests), (3, 2));
+        assert!((load.avg_wait_ms - 200.0).abs() < 1e-6);
+
+        let queue = scrape.queue_stats(100);
+        assert_eq!((queue.waiting_count, queue.processing_count), (1, 2));
+        assert_eq!(queue.per_node, [("gpu-1".into(), 2)]);
+        assert_eq!(queue.per_model, [("m".into(), 1)]);
+        assert_eq!((queue.hour.rejections, queue.hour.timeouts), (3, 2));
+        assert!((queue.hour.mean_wait_ms() - 200.0).abs() < 1e-6);
+        assert!((queue.hour.mean_service_ms() - 400.0).abs() < 1e-6);
+        drop((admitted, waits));
+        assert_eq!(scrape.queue_stats(100).processing_count, 0);
+        let later = scrape.queue_stats(160);
+        assert_eq!((later.hour.waits, later.waiting_count), (0, 0));
+    }
+}

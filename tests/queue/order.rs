@@ -266,7 +266,9 @@ fn a_freed_slot_reaches_the_next_without_delay_whichever_worker_it_is_on() {
             took[20], took[39]
         ));
         // Whoever looks only now and then would make every second one late.
-        assert!(took[34] < Duration::from_millis(50), "{took:?}");
+        // A word that got lost would be found by the look each worker takes once a second: half a second late
+        // on average.
+        assert!(took[34] < Duration::from_millis(250), "{took:?}");
     });
 }
 
