@@ -32,7 +32,7 @@
 //! | [`runtime`] | the boundary to monoio: drivers, sockets, buffers, deadlines, tasks, mailboxes |
 //! | [`proxy`] | the data plane |
 //! | [`server`] | worker threads, listeners, signals, drain |
-//! | [`control`] | the control thread: probes, name resolution, the key file, snapshots |
+//! | [`control`] | the control thread: probes, name resolution, the key file, snapshots; the control API |
 //! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
 //!
 //! ```text
@@ -52,6 +52,7 @@
 //! |---|---|---|
 //! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
 //! | control | probes nodes (on helper threads), follows the key file, judges failing nodes, publishes snapshots | yes |
+//! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!
@@ -81,6 +82,8 @@
 //!   that somebody waits share one atomic word: a newcomer finds a marked counter full, and a release
 //!   learns in the same instruction whether it must hand over. `admission::queues` tells why nothing is
 //!   lost; loom models and a simulation check it.
+//! * **Workers know nothing of the control API.** They receive a request whole, hand it over through a bounded
+//!   queue and send what comes back; [`control::api`] has the routes, and threads that may block.
 //! * **Workers never change a node's state.** They count failures; the control thread judges.
 //!
 //! # Decisions that differ from a first sketch

@@ -28,8 +28,8 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
 /// What to tell the operator.
 pub(super) fn start(config: Config) -> Result<Server, String> {
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
-    Server::start(config, keys, |shared, failing| {
-        control::start(shared, key_file, failing)
+    Server::start(config, keys, |shared, inbox| {
+        control::start(shared, key_file, inbox)
     })
     .map_err(|error| error.to_string())
 }
