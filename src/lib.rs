@@ -57,9 +57,10 @@
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!
-//! Workers share exactly: the snapshots behind `ArcSwap`; cache-line padded atomics (requests in
-//! flight, slots and failures per node); the queues, under one lock that only a request takes which must
-//! wait, or a release while somebody waits; metric blocks, each with one writer; mailboxes to be woken by.
+//! Workers share exactly: the snapshots of nodes, keys and configuration behind `ArcSwap`; cache-line
+//! padded atomics (requests in flight, slots and failures per node); the queues, under one lock that only
+//! a request takes which must wait, or a release while somebody waits; metric blocks, each with one
+//! writer; mailboxes to be woken by.
 //!
 //! # Architecture invariants
 //!
@@ -83,6 +84,9 @@
 //!   that somebody waits share one atomic word: a newcomer finds a marked counter full, and a release
 //!   learns in the same instruction whether it must hand over. `admission::queues` tells why nothing is
 //!   lost; loom models and a simulation check it.
+//! * **The configuration is replaced, never changed.** A worker keeps its own reference, takes the next one
+//!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
+//!   on, and no request pays for it with an atomic operation.
 //! * **Workers never change a node's state.** They count failures; the control thread judges.
 //!
 //! # Decisions that differ from a first sketch

@@ -26,7 +26,7 @@ pub(super) async fn answer(
     };
     let needs_key = match routed.endpoint {
         Endpoint::Health | Endpoint::Ready => false,
-        Endpoint::Metrics => worker.shared.config.metrics.require_key,
+        Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };
     if needs_key && request.authenticated.is_err() {
