@@ -44,7 +44,7 @@ pub fn start(shared: Arc<Shared>, key_file: KeyFile, inbox: ControlInbox) -> io:
 
 fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, probers: probe::Probers) {
     let origin = Instant::now();
-    let mut nodes = Nodes::new(&shared.config, Arc::clone(&shared.directory));
+    let mut nodes = Nodes::new(&shared.config.current(), Arc::clone(&shared.directory));
     let mut housekeeping_at = Duration::ZERO;
     loop {
         nodes.request_probes(&probers, origin.elapsed());

@@ -31,7 +31,7 @@ pub(super) async fn answer(
     }
     let needs_key = match routed.endpoint {
         Endpoint::Health | Endpoint::Ready | Endpoint::Dashboard => false,
-        Endpoint::Metrics => worker.shared.config.metrics.require_key,
+        Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };
     if needs_key && request.authenticated.is_err() {
@@ -46,7 +46,8 @@ pub(super) async fn answer(
         Endpoint::Ready => {
             // Asked by balancers all the time: not being ready refuses nobody's request.
             readiness(worker).map_err(|error| Stop::answer(error, None))?;
-            body.extend_from_slice(br#"{"status":"ready"}"#);
+            let store = worker.shared.store.as_str();
+            body.extend_from_slice(format!(r#"{{"status":"ready","store":"{store}"}}"#).as_bytes());
             JSON
         }
         Endpoint::Metrics => {

@@ -110,6 +110,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
             Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
             Notice::NodesChanged => acceptor.worker.nodes_changed(),
+            Notice::ConfigChanged => acceptor.worker.follow_config(),
         })
         .await
 }

@@ -164,7 +164,7 @@ fn names(scopes: Scopes) -> Vec<&'static str> {
 }
 
 fn store(context: &Context) -> KeyStore {
-    KeyStore::new(&context.shared.config.server.data_dir)
+    KeyStore::new(&context.shared.config.current().server.data_dir)
 }
 
 /// The operator is told what is wrong with the file; the client only that it is.
