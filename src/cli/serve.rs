@@ -34,14 +34,15 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
 ///
 /// # Errors
 /// What to tell the operator.
-pub(super) fn start(config: Config) -> Result<Running, String> {
+pub(super) fn start(mut config: Config) -> Result<Running, String> {
+    config.seal(None).map_err(ToOwned::to_owned)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let mut store_thread = None;
     let server = Server::start(config, keys, |shared, inbox| {
-        let (_store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let (store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        control::start(shared, key_file, inbox)
+        control::start(shared, key_file, store, inbox)
     })
     .map_err(|error| error.to_string())?;
     Ok(Running {

@@ -375,6 +375,11 @@ impl Router {
         self.stderr.lock().unwrap().join("\n")
     }
 
+    /// Where a file of the router's working and data directory is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// A file in the router's working directory; empty when there is none.
     pub fn file(&self, name: &str) -> String {
         fs::read_to_string(self.directory.join(name)).unwrap_or_default()

@@ -5,6 +5,7 @@
 //! plain function that returns a [`Reply`] or an [`ApiError`]; a panic in it ends as a 500 and the thread goes
 //! on. Handlers that need another thread ask it through a bounded channel, with a time limit.
 
+mod auth;
 mod call;
 mod keys;
 mod load;
@@ -24,10 +25,13 @@ use crossbeam_channel::Receiver;
 use crate::openai::ApiError;
 use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
 use crate::proxy::{Notice, Shared};
+use crate::runtime;
+use crate::store::Store;
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
 
+use auth::Logins;
 use call::Call;
 use reply::{Next, Reply};
 
@@ -37,22 +41,30 @@ struct Context {
     shared: Arc<Shared>,
     /// The key file, and who publishes it.
     key_file: Arc<KeyFile>,
+    /// Who is logged in.
+    logins: Logins,
 }
 
 /// Starts the threads.
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    store: Store,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
+        logins: Logins::new(store),
     });
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());
         let thread = thread::Builder::new().name(format!("api-{index}"));
         thread.spawn(move || {
+            // A login shall not take the time of requests.
+            if let Err(error) = runtime::lower_priority() {
+                log::debug(format_args!("the control API keeps its priority: {error}"));
+            }
             for call in calls {
                 serve(&context, call);
             }

@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, keys, load};
+use super::{Call, Context, Reply, auth, keys, load};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -24,6 +24,9 @@ pub(super) struct Route {
 
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
+    route(Method::Post, "/api/auth/login", Right::Public, auth::login),
+    route(Method::Post, "/api/auth/logout", Right::Admin, auth::logout),
+    route(Method::Get, "/api/auth/me", Right::Admin, auth::me),
     route(Method::Get, "/api/keys", Right::Admin, keys::list),
     route(Method::Post, "/api/keys", Right::Admin, keys::create),
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),

@@ -28,11 +28,10 @@ use super::request::Request;
 use super::trace::Trace;
 
 pub use call::{
-    Answer, ApiCall, ApiReply, ApiRequest, Continuation, Credentials, Outcome, Question,
+    Answer, ApiCall, ApiHead, ApiReply, ApiRequest, Continuation, Credentials, Outcome, Question,
 };
 pub use desk::{CALLS_MAX, Ticket};
 
-pub(super) use call::ApiHead;
 pub(super) use desk::Desk;
 
 /// Answers a request to the control API.
