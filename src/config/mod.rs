@@ -10,6 +10,7 @@ mod fields;
 mod file;
 mod keys;
 mod load;
+mod network;
 mod nodes;
 mod problem;
 mod suggest;
@@ -22,15 +23,16 @@ pub use base_url::{BaseUrl, BaseUrlError, Host};
 pub use check::{fail_closed, is_loopback};
 pub use environment::Environment;
 pub use load::{DEFAULT_FILE, FileText, Loaded, Override, Sources, resolve};
+pub use network::{Network, NetworkError};
 pub use nodes::{
     CONCURRENCY_MAX, MODEL_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_model_name,
     is_node_name,
 };
 pub use problem::{Origin, Problem, Problems};
 pub use types::{
-    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HttpConfig, IoDriver,
-    LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
-    ProxyConfig, QueueConfig, ServerConfig,
+    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HealthConfig, HttpConfig,
+    IoDriver, LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
+    ProxyConfig, QueueConfig, RegistrationConfig, ServerConfig,
 };
 
 #[cfg(test)]
