@@ -44,7 +44,7 @@ fn run(
     probers: probe::Probers,
 ) {
     let origin = Instant::now();
-    let mut nodes = Nodes::new(&shared.config, Arc::clone(&shared.directory));
+    let mut nodes = Nodes::new(&shared.config.current(), Arc::clone(&shared.directory));
     let mut housekeeping_at = Duration::ZERO;
     loop {
         nodes.request_probes(&probers, origin.elapsed());

@@ -273,7 +273,7 @@ struct Pace {
 
 impl Pace {
     fn new(worker: &Worker) -> Self {
-        let http = &worker.shared.config.http;
+        let http = &worker.config().http;
         Self {
             gap: http.body_idle_timeout,
             until: clock::coarse() + http.body_timeout,

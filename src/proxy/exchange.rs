@@ -151,7 +151,7 @@ async fn receive_body(
     endpoint: Endpoint,
     trace: &mut Trace<'_>,
 ) -> Result<Body, Stop> {
-    let configured_max = worker.shared.config.proxy.max_body_bytes;
+    let configured_max = worker.config().proxy.max_body_bytes;
     let body_bytes_max =
         endpoint.body_bytes_max(usize::try_from(configured_max).unwrap_or(usize::MAX));
     let mut body = body::receive(worker, client, request, body_bytes_max, trace).await?;

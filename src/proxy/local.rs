@@ -26,7 +26,7 @@ pub(super) async fn answer(
     };
     let needs_key = match routed.endpoint {
         Endpoint::Health | Endpoint::Ready => false,
-        Endpoint::Metrics => worker.shared.config.metrics.require_key,
+        Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };
     if needs_key && request.authenticated.is_err() {
@@ -41,7 +41,8 @@ pub(super) async fn answer(
         Endpoint::Ready => {
             // Asked by balancers all the time: not being ready refuses nobody's request.
             readiness(worker).map_err(|error| Stop::answer(error, None))?;
-            body.extend_from_slice(br#"{"status":"ready"}"#);
+            let store = worker.shared.store.as_str();
+            body.extend_from_slice(format!(r#"{{"status":"ready","store":"{store}"}}"#).as_bytes());
             JSON
         }
         Endpoint::Metrics => {

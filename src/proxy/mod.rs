@@ -24,8 +24,10 @@ mod relay;
 mod request;
 mod request_id;
 mod respond;
+mod settings;
 mod trace;
 mod worker;
 
 pub use connection::serve;
+pub use settings::{LiveConfig, admission_limits, apply_log_level};
 pub use worker::{DrainPhase, Notice, Shared, Worker, wake_by};

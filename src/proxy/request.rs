@@ -165,7 +165,7 @@ pub(super) async fn receive(
                 is_begun = true;
                 client
                     .deadline
-                    .set_receiving(worker.shared.config.http.head_timeout);
+                    .set_receiving(worker.config().http.head_timeout);
             }
             match digest(worker, client, &mut scan, limits) {
                 Ok(Parsed::Complete {

@@ -295,7 +295,7 @@ pub(super) async fn write(
 ) -> Result<(), Gone> {
     client
         .deadline
-        .set(worker.shared.config.http.write_stall_timeout);
+        .set(worker.config().http.write_stall_timeout);
     let (written, _) = client.writer.write_all(response).await;
     client.deadline.clear();
     written.map_err(|_| Gone)

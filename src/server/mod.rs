@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_channel::Receiver;
 
-use crate::admission::{AdmissionLimits, BufferBudget};
+use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
-use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, LogLevel};
+use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::{self, DrainPhase, Notice, Shared};
+use crate::proxy::{self, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
@@ -88,7 +88,7 @@ impl Server {
         keys: KeySet,
         start_control: impl FnOnce(Arc<Shared>, Receiver<NodeId>) -> io::Result<()>,
     ) -> Result<Self, StartError> {
-        log::set_level(level(config.log.level));
+        proxy::apply_log_level(&config);
         let signals = Signals::block().map_err(system("block signals"))?;
         let choice = choose_driver(config.server.io_driver)?;
         log::info(format_args!(
@@ -112,23 +112,24 @@ impl Server {
         let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
         let now = clock::unix_secs();
         let (mailboxes, inboxes) =
-            mailboxes(&config, worker_count).map_err(system("create a worker's mailbox"))?;
+            mailboxes(worker_count).map_err(system("create a worker's mailbox"))?;
         let wake = proxy::wake_by(mailboxes.clone());
         let shared = Arc::new(Shared {
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
-            admission: Arc::new(Admission::new(admission_limits(&config), wake)),
+            admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),
             mailboxes,
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
+            store: Arc::default(),
             process: ArcSwapOption::empty(),
             driver: choice.driver,
             drain: DrainPhase::default(),
             failing_nodes,
             unix_secs: AtomicU64::new(now),
             started_unix_secs: now,
-            config,
+            config: LiveConfig::new(config, worker_count),
         });
         start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
         let accepting = Arc::default();
@@ -183,7 +184,7 @@ impl Server {
     /// Readiness fails at once; listeners close after the announce time; exchanges get the grace
     /// time to finish. A second signal ends it where it is.
     fn drain(&self) -> Ending {
-        let server = &self.shared.config.server;
+        let server = &self.shared.config.current().server;
         log::info(format_args!(
             "draining: closing the listeners in {:?}, then waiting up to {:?} for exchanges",
             server.drain_announce, server.drain_grace
@@ -238,10 +239,10 @@ impl Server {
 type Mailboxes = Vec<mailbox::Sender<Notice>>;
 type Inboxes = Vec<mailbox::Receiver<Notice>>;
 
-/// A mailbox for each worker. There is room for a word to every request that may wait, twice over, and
-/// for the few other notices.
-fn mailboxes(config: &Config, count: usize) -> io::Result<(Mailboxes, Inboxes)> {
-    let room = 2 * config.load_manager.max_waiting as usize + OTHER_NOTICES_MAX;
+/// A mailbox for each worker. There is room for a word to every request that may ever wait, twice over,
+/// and for the few other notices.
+fn mailboxes(count: usize) -> io::Result<(Mailboxes, Inboxes)> {
+    let room = 2 * config::MAX_WAITING_MAX as usize + OTHER_NOTICES_MAX;
     (0..count).map(|_| mailbox::new(room)).collect()
 }
 
@@ -252,11 +253,12 @@ fn start_workers(
     accepting: &Arc<AtomicUsize>,
 ) -> Result<(), StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
+    let is_pinned = shared.config.current().server.pin_workers;
     let cores = limits::available_cores();
     let worker_count = seats.len();
     let (started, outcomes) = crossbeam_channel::bounded(worker_count);
     for (index, (inbox, listener)) in seats.into_iter().enumerate() {
-        let pinned_core = match shared.config.server.pin_workers {
+        let pinned_core = match is_pinned {
             true => cores.get(index % cores.len().max(1)).copied(),
             false => None,
         };
@@ -320,25 +322,6 @@ fn start_access_log(target: &AccessLogTarget) -> io::Result<Option<(AccessLog, A
         }
     };
     started.map(Some)
-}
-
-fn admission_limits(config: &Config) -> AdmissionLimits {
-    let load_manager = &config.load_manager;
-    AdmissionLimits {
-        max_concurrent: load_manager.max_concurrent,
-        max_waiting: load_manager.max_waiting,
-        warning_threshold: load_manager.warning_threshold,
-        overload_threshold: load_manager.overload_threshold,
-    }
-}
-
-fn level(level: LogLevel) -> log::Level {
-    match level {
-        LogLevel::Error => log::Level::Error,
-        LogLevel::Warn => log::Level::Warn,
-        LogLevel::Info => log::Level::Info,
-        LogLevel::Debug => log::Level::Debug,
-    }
 }
 
 fn system(action: &str) -> impl FnOnce(io::Error) -> StartError {

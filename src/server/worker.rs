@@ -109,6 +109,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
             Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
             Notice::NodesChanged => acceptor.worker.nodes_changed(),
+            Notice::ConfigChanged => acceptor.worker.follow_config(),
         })
         .await
 }
