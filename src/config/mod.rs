@@ -28,8 +28,8 @@ pub use keys::MAX_WAITING_MAX;
 pub use load::{DEFAULT_FILE, FileText, Loaded, Override, Sources, resolve};
 pub use network::{Network, NetworkError};
 pub use nodes::{
-    CONCURRENCY_MAX, MODEL_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_model_name,
-    is_node_name,
+    CONCURRENCY_MAX, CREDENTIAL_BYTES_MAX, MODEL_NAME_BYTES_MAX, MODELS_PER_NODE_MAX,
+    NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_credential, is_model_name, is_node_name,
 };
 pub use problem::{Origin, Problem, Problems};
 pub use types::{
