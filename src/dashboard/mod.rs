@@ -23,7 +23,9 @@ impl Asset {
         if_none_match
             .split(|byte| *byte == b',')
             .map(<[u8]>::trim_ascii)
-            .any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == self.etag.as_bytes())
+            .any(|tag| {
+                tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == self.etag.as_bytes()
+            })
     }
 }
 
@@ -171,14 +173,25 @@ mod tests {
     #[test]
     fn the_page_loads_nothing_but_its_own_files_and_holds_no_code_of_its_own() {
         let page = std::str::from_utf8(asset("/").unwrap().body).unwrap();
-        for reference in page.split(['"']).filter(|part| part.starts_with("/assets/")) {
+        for reference in page
+            .split(['"'])
+            .filter(|part| part.starts_with("/assets/"))
+        {
             assert!(asset(reference).is_some(), "{reference} is not there");
         }
         let loads = ["src=\"", "rel=\"stylesheet\" href=\""];
         for start in loads.iter().flat_map(|load| page.split(load).skip(1)) {
             assert!(start.starts_with("/assets/"), "{}", &start[..40]);
         }
-        for forbidden in ["<style", " style=", " onclick", " onload", "javascript:", "http://", "https://"] {
+        for forbidden in [
+            "<style",
+            " style=",
+            " onclick",
+            " onload",
+            "javascript:",
+            "http://",
+            "https://",
+        ] {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
         for script in page.split("<script").skip(1) {
