@@ -12,7 +12,7 @@ use super::PerWorker;
 #[derive(Debug)]
 pub struct BufferBudget {
     reserved_bytes: CachePadded<AtomicU64>,
-    limit_bytes: u64,
+    limit_bytes: AtomicU64,
 }
 
 /// One worker's handle on the [`BufferBudget`].
@@ -35,11 +35,11 @@ impl BufferBudget {
     pub fn new(limit_bytes: u64) -> Self {
         Self {
             reserved_bytes: CachePadded::new(AtomicU64::new(0)),
-            limit_bytes,
+            limit_bytes: AtomicU64::new(limit_bytes),
         }
     }
 
-    /// Bytes reserved now, never more than the limit.
+    /// Bytes reserved now; more than the limit only for a while after it was lowered.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
         self.reserved_bytes.load(Ordering::Relaxed)
@@ -48,16 +48,23 @@ impl BufferBudget {
     /// The limit in bytes.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. What is reserved beyond a lowered one stays; nothing more is reserved until it
+    /// fits.
+    pub fn set_limit_bytes(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
     fn try_reserve(&self, bytes: u64) -> bool {
         // Relaxed is enough: the number guards no other memory.
+        let limit_bytes = self.limit_bytes();
         self.reserved_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
                 reserved
                     .checked_add(bytes)
-                    .filter(|&sum| sum <= self.limit_bytes)
+                    .filter(|&sum| sum <= limit_bytes)
             })
             .is_ok()
     }

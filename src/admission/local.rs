@@ -220,6 +220,12 @@ impl<G: Group> LocalAdmission<G> {
         self.call(&called);
     }
 
+    /// The limits have been replaced: serves those who waited for what there is more of now. Once for all
+    /// workers would do; doing it on each is harmless.
+    pub fn limits_changed(&self) {
+        self.serve_all();
+    }
+
     /// The request on this seat of this worker is to look whether its turn has come.
     pub fn wake(&self, seat: usize) {
         let waker = self.inner.seats.borrow_mut().call(seat);
@@ -254,6 +260,14 @@ impl<G: Group> LocalAdmission<G> {
             admission: self.clone(),
             server: Some(server),
         }
+    }
+
+    /// Serves whoever can be served.
+    fn serve_all(&self) {
+        let mut called = Called::new();
+        self.shared()
+            .with_queues(|queues, counters| queues.serve_all(counters, &mut called));
+        self.call(&called);
     }
 
     fn leave_seat(&self, seat: usize) {
@@ -357,11 +371,7 @@ impl<G: Group> Drop for Permit<G> {
     fn drop(&mut self) {
         let admission = &self.admission;
         if admission.shared().in_flight.release() {
-            let mut called = Called::new();
-            admission
-                .shared()
-                .with_queues(|queues, counters| queues.serve_all(counters, &mut called));
-            admission.call(&called);
+            admission.serve_all();
         }
     }
 }

@@ -135,16 +135,20 @@ impl Clone for Setting {
     }
 }
 
+fn limits(max_concurrent: u32) -> AdmissionLimits {
+    AdmissionLimits {
+        max_concurrent,
+        max_waiting: 10,
+        warning_threshold: 0.5,
+        overload_threshold: 1.0,
+    }
+}
+
 type Held = (Permit<TestGroup>, Served<TestGroup>);
 
 impl Setting {
     fn new(max_concurrent: u32, slots: u32) -> Self {
-        let limits = AdmissionLimits {
-            max_concurrent,
-            max_waiting: 10,
-            warning_threshold: 0.5,
-            overload_threshold: 1.0,
-        };
+        let limits = limits(max_concurrent);
         let words: StdArc<[AtomicUsize; 3]> = StdArc::default();
         let sent = StdArc::clone(&words);
         let admission = Admission::new(limits, move |address: SeatAddress| {
@@ -450,6 +454,68 @@ fn a_raised_limit_and_its_refresh_reach_whoever_asks_meanwhile() {
         };
         assert!(held.is_some(), "a wake-up was lost");
         drop(held);
+        setting.assert_at_rest();
+    });
+}
+
+#[test]
+fn more_permits_reach_whoever_asks_while_the_limits_change() {
+    explore(|| {
+        let setting = Setting::new(0, 9);
+        let control = {
+            let setting = setting.clone();
+            thread::spawn(move || {
+                setting.admission.set_limits(&limits(1));
+                setting.worker(0).limits_changed();
+            })
+        };
+        let worker = setting.worker(1);
+        let asked = setting.ask(&worker);
+        control.join().unwrap();
+        let held = match asked {
+            Asked::Served(held) => Some(held),
+            Asked::Waits(mut place) => setting.turn(1, &worker, &mut place),
+        };
+        assert!(held.is_some(), "a wake-up was lost");
+        drop(held);
+        setting.assert_at_rest();
+    });
+}
+
+#[test]
+fn a_permit_given_back_while_there_come_to_be_fewer_is_neither_lost_nor_handed_on() {
+    explore(|| {
+        let setting = Setting::new(2, 9);
+        let worker = setting.worker(1);
+        let (Asked::Served(first), Asked::Served(second)) =
+            (setting.ask(&worker), setting.ask(&worker))
+        else {
+            panic!("there are two permits")
+        };
+        let Asked::Waits(mut place) = setting.ask(&worker) else {
+            panic!("there is no third permit")
+        };
+        let control = {
+            let setting = setting.clone();
+            thread::spawn(move || {
+                setting.admission.set_limits(&limits(1));
+                setting.worker(0).limits_changed();
+            })
+        };
+        drop(first);
+        control.join().unwrap();
+        // It came before or after the change: then the waiter has it, or nobody.
+        let turn = setting.turn(1, &worker, &mut place);
+        let in_flight = setting.admission.in_flight().count;
+        assert_eq!(
+            in_flight,
+            1 + u32::from(turn.is_some()),
+            "a permit was lost"
+        );
+        drop(second);
+        let turn = turn.or_else(|| setting.turn(1, &worker, &mut place));
+        assert!(turn.is_some(), "a wake-up was lost");
+        drop(turn);
         setting.assert_at_rest();
     });
 }

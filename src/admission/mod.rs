@@ -23,6 +23,7 @@ use crossbeam_utils::CachePadded;
 pub use budget::{BufferBudget, BufferReservation, LocalBudget};
 pub use counter::{LIMIT_MAX, LimitedCounter, Occupancy};
 pub use group::{Group, Server};
+use limits::Thresholds;
 pub use limits::{AdmissionLimits, Backpressure};
 pub use local::{Admittance, Demand, LocalAdmission, Permit, Place, Served, Turn};
 use lock::Locked;
@@ -37,7 +38,7 @@ pub use turns::{Ticket, TurnKey, TurnQueue};
 pub struct Admission<G: Group> {
     in_flight: CachePadded<LimitedCounter>,
     waiting: CachePadded<LimitedCounter>,
-    limits: AdmissionLimits,
+    thresholds: Thresholds,
     queues: CachePadded<Locked<Queues<G>>>,
     wake: Box<dyn Fn(SeatAddress) + Send + Sync>,
 }
@@ -53,7 +54,7 @@ impl<G: Group> Admission<G> {
         Self {
             in_flight: CachePadded::new(LimitedCounter::new(limits.max_concurrent)),
             waiting: CachePadded::new(LimitedCounter::new(limits.waiting_until_overloaded())),
-            limits,
+            thresholds: Thresholds::new(&limits),
             queues: CachePadded::new(Locked::new(Queues::default())),
             wake: Box::new(wake),
         }
@@ -71,16 +72,30 @@ impl<G: Group> Admission<G> {
         self.waiting.load().count
     }
 
-    /// The limits.
+    /// Replaces the limits. Requests in flight or waiting beyond a lowered one stay; who waits for what a
+    /// raised one gives is served by [`LocalAdmission::limits_changed`], to be called on a worker.
+    pub fn set_limits(&self, limits: &AdmissionLimits) {
+        self.thresholds.set(limits);
+        self.waiting.set_limit(limits.waiting_until_overloaded());
+        self.in_flight.set_limit(limits.max_concurrent);
+    }
+
+    /// Waiting requests that make the load ratio 1.
     #[must_use]
-    pub fn limits(&self) -> &AdmissionLimits {
-        &self.limits
+    pub fn max_waiting(&self) -> u32 {
+        self.thresholds.max_waiting()
+    }
+
+    /// The state when `waiting` requests wait.
+    #[must_use]
+    pub fn backpressure_at(&self, waiting: u32) -> Backpressure {
+        self.thresholds.backpressure(waiting)
     }
 
     /// The state now.
     #[must_use]
     pub fn backpressure(&self) -> Backpressure {
-        self.limits.backpressure(self.waiting())
+        self.backpressure_at(self.waiting())
     }
 
     fn wake_elsewhere(&self, address: SeatAddress) {

@@ -127,6 +127,25 @@ fn a_queue_of_one_is_overloaded_by_one() {
 
 proptest! {
     #[test]
+    fn the_thresholds_in_force_say_what_the_ratio_says(
+        max_waiting in 1_u32..=1000,
+        warning in 0.0_f64..0.9,
+        gap in 0.001_f64..1.0,
+    ) {
+        let limits = AdmissionLimits {
+            max_concurrent: 1,
+            max_waiting,
+            warning_threshold: warning,
+            overload_threshold: (warning + gap).min(1.0),
+        };
+        let admission = alone(limits);
+        for waiting in 0..=max_waiting + 1 {
+            let in_force = admission.shared().backpressure_at(waiting);
+            prop_assert_eq!(in_force, limits.backpressure(waiting), "at {}", waiting);
+        }
+    }
+
+    #[test]
     fn waiting_is_refused_exactly_while_overloaded(
         max_waiting in 1_u32..=1000,
         warning in 0.0_f64..0.9,
@@ -283,4 +302,105 @@ fn a_request_that_lost_its_server_moves_on_although_others_wait_for_a_permit() {
     drop((slot, permit));
     let context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(place.poll_turn(&context).is_ready());
+}
+
+/// Somebody who waits for a slot of this group.
+fn begin_to_wait(
+    admission: &LocalAdmission<TestGroup>,
+    group: &Arc<TestGroup>,
+) -> Place<TestGroup> {
+    let demand = Demand {
+        group,
+        generation: 0,
+        key: 0,
+        limits: QueueLimits {
+            max_size: usize::MAX,
+            max_place: usize::MAX,
+        },
+    };
+    match admission.ask(&demand) {
+        Admittance::Waits(place) => place,
+        other => panic!("does not wait: {other:?}"),
+    }
+}
+
+fn turn(place: &mut Place<TestGroup>) -> Option<Turn<TestGroup>> {
+    let context = std::task::Context::from_waker(std::task::Waker::noop());
+    match place.poll_turn(&context) {
+        std::task::Poll::Ready(turn) => Some(turn),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[test]
+fn raised_limits_serve_as_many_waiters_as_there_is_more_room_for() {
+    let admission = admission(1, 100);
+    let server = TestServer::new(10);
+    let group = TestGroup::new("m", &[&server]);
+    let permit = admission.try_enter().unwrap();
+    let mut places: Vec<_> = (0..4).map(|_| begin_to_wait(&admission, &group)).collect();
+    assert!(places.iter_mut().all(|place| turn(place).is_none()));
+    admission.shared().set_limits(&limits(3, 100));
+    admission.limits_changed();
+    let served: Vec<_> = places.iter_mut().filter_map(turn).collect();
+    assert_eq!(served.len(), 2);
+    assert_eq!(admission.shared().in_flight().count, 3);
+    assert!(admission.try_enter().is_none(), "others wait");
+    drop((permit, served, places));
+    assert_eq!(admission.shared().in_flight(), occupancy(0, 3));
+    assert_eq!(admission.shared().waiting(), 0);
+}
+
+#[test]
+fn lowered_limits_keep_who_is_in_flight_and_serve_nobody_until_they_have_left() {
+    let admission = admission(3, 100);
+    let server = TestServer::new(10);
+    let group = TestGroup::new("m", &[&server]);
+    let mut permits: Vec<_> = std::iter::from_fn(|| admission.try_enter()).collect();
+    assert_eq!(permits.len(), 3);
+    let mut place = begin_to_wait(&admission, &group);
+    admission.shared().set_limits(&limits(1, 100));
+    admission.limits_changed();
+    assert!(turn(&mut place).is_none());
+    for left in [2, 1] {
+        permits.pop();
+        assert_eq!(admission.shared().in_flight().count, left);
+        assert!(turn(&mut place).is_none(), "{left} are in flight");
+    }
+    permits.pop();
+    let served = turn(&mut place);
+    assert!(served.is_some(), "a wake-up was lost");
+    drop(served);
+    assert_eq!(admission.shared().in_flight(), occupancy(0, 1));
+}
+
+#[test]
+fn the_thresholds_change_for_those_who_wait_already() {
+    let admission = admission(1, 10);
+    let places: Vec<_> = std::iter::from_fn(|| try_wait(&admission)).collect();
+    assert_eq!(places.len(), 8);
+    admission.shared().set_limits(&limits(1, 20));
+    assert_eq!(admission.shared().backpressure(), Backpressure::Normal);
+    assert_eq!(admission.shared().max_waiting(), 20);
+    let more: Vec<_> = std::iter::from_fn(|| try_wait(&admission)).collect();
+    assert_eq!(places.len() + more.len(), 16);
+    admission.shared().set_limits(&limits(1, 5));
+    assert_eq!(admission.shared().backpressure(), Backpressure::Overloaded);
+    assert!(try_wait(&admission).is_none());
+    drop((places, more));
+    assert_eq!(admission.shared().waiting(), 0);
+    assert!(try_wait(&admission).is_some());
+}
+
+#[test]
+fn a_budget_follows_its_limit() {
+    let shared = Arc::new(BufferBudget::new(100));
+    let budget = LocalBudget::new(Arc::clone(&shared));
+    let held = budget.try_reserve(100).unwrap();
+    shared.set_limit_bytes(50);
+    assert!(budget.try_reserve(1).is_none());
+    shared.set_limit_bytes(150);
+    assert!(budget.try_reserve(50).is_some());
+    drop(held);
+    assert_eq!(shared.reserved_bytes(), 0);
 }

@@ -20,12 +20,21 @@ pub(super) struct Key {
     pub(super) environment: &'static [&'static str],
     /// Checks a raw value and stores it.
     pub(super) set: fn(&mut Config, Raw<'_>) -> Result<(), Faults>,
+    /// Whether two configurations agree about it.
+    pub(super) is_same: fn(&Config, &Config) -> bool,
+    /// Takes the value over from one configuration into another.
+    pub(super) carry: fn(&Config, &mut Config),
 }
 
 impl Key {
     /// Whether the value must never be shown, nor be given where other users can see it.
     pub(super) fn is_secret(&self) -> bool {
         SECRETS.contains(&self.path)
+    }
+
+    /// Whether a running router keeps its value until it is started again.
+    pub(super) fn needs_restart(&self) -> bool {
+        NEEDS_RESTART.contains(&self.path)
     }
 
     /// `section` of `section.name`.
@@ -41,16 +50,31 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
 
 const SECRETS: &[&str] = &["auth.api_keys", "auth.admin_password"];
 
-/// Shortens the table below: a body that stores a checked value and reports nothing else.
+/// What is made once, at the start: listeners, threads, and files that are held open.
+pub(super) const NEEDS_RESTART: &[&str] = &[
+    "server.host",
+    "server.port",
+    "server.workers",
+    "server.pin_workers",
+    "server.io_driver",
+    "server.data_dir",
+    "server.max_connections",
+    "log.access",
+];
+
+/// Shortens the table below: an assignment that stores a checked value says all there is to know.
 macro_rules! key {
-    ($path:literal, [$($name:literal),+], |$config:ident, $value:ident| $store:expr) => {
+    ($path:literal, [$($name:literal),+],
+     |$config:ident, $value:ident| $place:ident.$section:ident.$field:ident = $store:expr) => {
         Key {
             path: $path,
             environment: &[$($name),+],
             set: |$config, $value| {
-                $store;
+                $place.$section.$field = $store;
                 Ok(())
             },
+            is_same: |left, right| left.$section.$field == right.$section.$field,
+            carry: |from, to| to.$section.$field.clone_from(&from.$section.$field),
         }
     };
 }
@@ -78,7 +102,7 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| c.server.drain_grace = v.seconds(0.0..=DAY)?),
 
     key!("load_manager.max_waiting", ["LLM_ROUTER_MAX_WAITING"],
-        |c, v| c.load_manager.max_waiting = narrow(v.integer(1..=1000)?)?),
+        |c, v| c.load_manager.max_waiting = narrow(v.integer(1..=u64::from(MAX_WAITING_MAX))?)?),
     key!("load_manager.default_timeout_secs", ["LLM_ROUTER_WAIT_TIMEOUT_SECS"],
         |c, v| c.load_manager.default_timeout = v.seconds(1.0..=300.0)?),
     key!("load_manager.warning_threshold", ["LLM_ROUTER_WARNING_THRESHOLD"],
@@ -232,6 +256,8 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("debug", LogLevel::Debug),
 ];
 
+/// Largest `load_manager.max_waiting`.
+pub const MAX_WAITING_MAX: u32 = 1000;
 /// Linux's PATH_MAX.
 const PATH_BYTES_MAX: usize = 4096;
 /// More keys than this belong into the key file; it also bounds the quadratic duplicate check.

@@ -4,6 +4,7 @@
 //! change the process environment, print, or keep an API key in the clear.
 
 pub mod base_url;
+mod change;
 mod check;
 mod environment;
 mod fields;
@@ -19,8 +20,10 @@ mod value;
 pub use crate::auth::Secret;
 
 pub use base_url::{BaseUrl, BaseUrlError, Host};
+pub use change::Change;
 pub use check::{fail_closed, is_loopback};
 pub use environment::Environment;
+pub use keys::MAX_WAITING_MAX;
 pub use load::{DEFAULT_FILE, FileText, Loaded, Override, Sources, resolve};
 pub use nodes::{
     CONCURRENCY_MAX, MODEL_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_model_name,

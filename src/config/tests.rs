@@ -56,6 +56,18 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("log.level", &["error", "warn", "info", "debug"], &["warning", "INFO", "trace"]),
 ];
 
+/// Gives one setting a value other than its default.
+pub(super) fn change_one(config: &mut Config, path: &str) -> bool {
+    let Some((_, accepted, _)) = EDGES.iter().find(|(known, ..)| *known == path) else {
+        return false;
+    };
+    let key = keys::find(path).unwrap();
+    accepted.iter().any(|text| {
+        (key.set)(config, value::Raw::Text(text)).is_ok()
+            && !(key.is_same)(config, &Config::default())
+    })
+}
+
 fn load_text(path: &str, text: &str) -> Result<Loaded, Problems> {
     let key = keys::find(path).unwrap();
     let name = key.environment.last().copied().unwrap();

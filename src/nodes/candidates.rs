@@ -135,6 +135,12 @@ impl Candidates {
         }
     }
 
+    /// Changes the bounds. Everything cached is looked up again, so that no entry outlives a shorter TTL.
+    pub fn set_limits(&mut self, limits: CandidateLimits) {
+        self.limits = limits;
+        self.forget();
+    }
+
     /// Chooses a node for `model` and takes a slot of it. Nodes in `exclude`, those already tried,
     /// count as full. `now` is a coarse monotonic time. A hit neither allocates nor touches a
     /// shared line other than the nodes' own.
@@ -218,9 +224,6 @@ impl Candidates {
             return;
         }
         self.generation = table.generation();
-        self.entries.clear();
-        self.index.clear();
-        self.hand = 0;
         let count = table.nodes().len();
         let first = self.worker_index.checked_rem(count).unwrap_or(0);
         let mut nodes = HashMap::with_capacity(count);
@@ -240,8 +243,15 @@ impl Candidates {
             nodes.insert(node.id, Rc::new(known));
         }
         self.nodes = nodes;
+        self.forget();
         // Every later choice must be younger than these starting positions.
         self.clock.set(self.clock.get().max(count as u64));
+    }
+
+    fn forget(&mut self) {
+        self.entries.clear();
+        self.index.clear();
+        self.hand = 0;
     }
 
     fn look_up(&mut self, name: &str) -> Option<Rc<ResolvedModel>> {

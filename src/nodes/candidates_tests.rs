@@ -206,6 +206,27 @@ fn the_cache_stays_within_its_capacity_and_keeps_what_is_used() {
 }
 
 #[test]
+fn new_bounds_hold_at_once_for_what_was_cached_before() {
+    let directory = Arc::new(NodeDirectory::default());
+    publish_online(&directory, &[spec("a", &["m", "n", "o"], 1)]);
+    let mut worker = worker(&directory, 0);
+    for name in ["m", "n", "o"] {
+        worker.resolve(name, NOW).unwrap();
+    }
+    worker.set_limits(CandidateLimits {
+        max_capacity: 1,
+        ttl: Duration::from_secs(1),
+    });
+    for (name, seconds, hits) in [("m", 0, 0), ("m", 0, 1), ("m", 1, 1), ("n", 1, 1)] {
+        worker
+            .resolve(name, NOW + Duration::from_secs(seconds))
+            .unwrap();
+        assert_eq!(worker.hits(), hits, "{name} after {seconds} s");
+    }
+    assert_eq!(worker.entries.len(), 1);
+}
+
+#[test]
 fn invented_names_are_counted_as_misses_but_not_kept() {
     let directory = directory(1, 1);
     let mut worker = worker(&directory, 0);

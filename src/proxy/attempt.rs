@@ -63,7 +63,7 @@ pub(super) async fn obtain(
     mut admitted: Admitted,
     trace: &mut Trace<'_>,
 ) -> Result<Answer, Stop> {
-    let limit = worker.shared.config.proxy.request_timeout;
+    let limit = worker.config().proxy.request_timeout;
     let mut until = clock::coarse() + limit;
     let mut tried: SmallVec<[NodeId; 4]> = SmallVec::new();
     let mut may_reuse = true;
@@ -229,7 +229,7 @@ async fn attempt(
             upstream
         }
         None => {
-            let configured = worker.shared.config.proxy.connect_timeout;
+            let configured = worker.config().proxy.connect_timeout;
             // Boxed: connecting is rare and takes more room than all the rest of an exchange.
             let connecting = Box::pin(worker.pool.connect(node, configured.min(left)));
             let connected = client.inlet.watch(connecting).await?;

@@ -14,11 +14,11 @@ use super::respond;
 
 /// Serves exchange after exchange on an accepted connection until one of the sides ends it.
 pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
-    let http = &worker.shared.config.http;
     let mut client = Downstream::new(stream, peer);
+    let first_byte_timeout = worker.config().http.first_byte_timeout;
     client
         .deadline
-        .set_fresh(patience(&worker, http.first_byte_timeout));
+        .set_fresh(patience(&worker, first_byte_timeout));
     for turn in 1_u64.. {
         if turn.is_multiple_of(TURNS) {
             runtime::give_way().await;
@@ -29,14 +29,13 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, peer: IpAddr) {
             Err(NoRequest::Closed) => return,
             Err(NoRequest::Rejected(error)) => respond::reject(&worker, &mut client, &error).await,
         };
+        let idle_timeout = worker.config().http.idle_timeout;
         match after {
             // The answer said that the connection goes on, so the next request may be under way.
             After::KeepAlive if worker.is_draining() => {
-                client
-                    .deadline
-                    .set_fresh(patience(&worker, http.idle_timeout));
+                client.deadline.set_fresh(patience(&worker, idle_timeout));
             }
-            After::KeepAlive => client.deadline.set_idle(http.idle_timeout),
+            After::KeepAlive => client.deadline.set_idle(idle_timeout),
             After::Close => return,
             After::Linger => return respond::linger(&mut client).await,
         }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::openai::{ApiError, Endpoint, models};
 
 use super::Worker;
+use super::api;
 use super::downstream::Downstream;
 use super::exchange::{After, Stop};
 use super::request::Request;
@@ -24,9 +25,13 @@ pub(super) async fn answer(
     let Ok(routed) = &request.route else {
         return Err(ApiError::not_found().into());
     };
+    if routed.endpoint == Endpoint::Api {
+        // Large and rare: an exchange shall not be made to hold it.
+        return Box::pin(api::answer(worker, client, request, trace)).await;
+    }
     let needs_key = match routed.endpoint {
-        Endpoint::Health | Endpoint::Ready => false,
-        Endpoint::Metrics => worker.shared.config.metrics.require_key,
+        Endpoint::Health | Endpoint::Ready | Endpoint::Dashboard => false,
+        Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };
     if needs_key && request.authenticated.is_err() {
@@ -41,7 +46,8 @@ pub(super) async fn answer(
         Endpoint::Ready => {
             // Asked by balancers all the time: not being ready refuses nobody's request.
             readiness(worker).map_err(|error| Stop::answer(error, None))?;
-            body.extend_from_slice(br#"{"status":"ready"}"#);
+            let store = worker.shared.store.as_str();
+            body.extend_from_slice(format!(r#"{{"status":"ready","store":"{store}"}}"#).as_bytes());
             JSON
         }
         Endpoint::Metrics => {

@@ -11,6 +11,7 @@
 //! * No byte of a refused request reaches a node; nothing is sent again once a response byte came.
 //! * Truncation stays visible: a response that was cut is never given a clean end.
 
+pub mod api;
 mod attempt;
 mod body;
 mod connection;
@@ -24,8 +25,10 @@ mod relay;
 mod request;
 mod request_id;
 mod respond;
+mod settings;
 mod trace;
 mod worker;
 
 pub use connection::serve;
-pub use worker::{DrainPhase, Notice, Shared, Worker, wake_by};
+pub use settings::{LiveConfig, admission_limits, apply_log_level};
+pub use worker::{ControlInbox, DrainPhase, Notice, Shared, Worker, wake_by};

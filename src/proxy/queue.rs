@@ -89,8 +89,8 @@ async fn queue(
     trace: &mut Trace<'_>,
 ) -> Result<Admitted, Stop> {
     let outlook = Outlook::of(worker, &model);
-    let config = &worker.shared.config.queue;
-    let patience = request.patience.filter(|_| config.deadline_aware);
+    let config = worker.config();
+    let patience = request.patience.filter(|_| config.queue.deadline_aware);
     for _ in 0..TABLE_CHANGES_MAX {
         let max_place = patience.map_or(usize::MAX, |patience| outlook.last_place(patience));
         match worker
@@ -103,7 +103,7 @@ async fn queue(
             Admittance::Waits(place) => {
                 request.wait = Some(outlook.notice(&place));
                 trace.enter(Phase::Queue);
-                if wish.is_stream && config.stream_position && early::is_possible(request) {
+                if wish.is_stream && config.queue.stream_position && early::is_possible(request) {
                     early::begin(worker, client, request).await?;
                 }
                 return wait_first(worker, client, request, model, place).await;
@@ -201,7 +201,7 @@ fn refuse_the_hopeless(worker: &Worker, model: &ResolvedModel) -> Result<(), Api
         return Ok(());
     } else if worker.admission.backpressure() == Backpressure::Overloaded {
         Refusal::Overloaded(waiting + 1)
-    } else if waiting >= worker.shared.config.queue.max_size as usize {
+    } else if waiting >= worker.config().queue.max_size as usize {
         Refusal::QueueFull(waiting + 1)
     } else {
         return Ok(());
@@ -334,7 +334,8 @@ fn demand<'m>(
     model: &'m ResolvedModel,
     max_place: usize,
 ) -> Demand<'m, Model> {
-    let config = &worker.shared.config.queue;
+    let config = worker.config();
+    let config = &config.queue;
     let key = request.authenticated.unwrap_or_default();
     Demand {
         group: model.model(),
@@ -374,7 +375,7 @@ struct Outlook {
 
 impl Outlook {
     fn of(worker: &Worker, model: &ResolvedModel) -> Self {
-        let max_concurrent = u64::from(worker.shared.config.load_manager.max_concurrent);
+        let max_concurrent = u64::from(worker.config().load_manager.max_concurrent);
         Self {
             mean_service: model.stats().mean_service(),
             slots: model.slot_count().min(max_concurrent).max(1),
@@ -428,8 +429,8 @@ struct WaitLimit {
 
 impl WaitLimit {
     fn of(worker: &Worker) -> Self {
-        let router_wide = worker.shared.config.load_manager.default_timeout;
-        let of_queue = worker.shared.config.queue.timeout;
+        let router_wide = worker.config().load_manager.default_timeout;
+        let of_queue = worker.config().queue.timeout;
         if router_wide <= of_queue {
             Self {
                 duration: router_wide,

@@ -258,7 +258,7 @@ impl NodeSide {
         upstream
             .stream
             .deadline
-            .set(worker.shared.config.proxy.stream_idle_timeout);
+            .set(worker.config().proxy.stream_idle_timeout);
         let (received, buf) = client.inlet.watch(upstream.stream.reader.finish()).await?;
         upstream.stream.deadline.clear();
         Ok(match received {
@@ -396,7 +396,7 @@ async fn write(
         ..
     } = client;
     while !buf.is_empty() {
-        deadline.set(worker.shared.config.http.write_stall_timeout);
+        deadline.set(worker.config().http.write_stall_timeout);
         let mut writing = pin!(writer.write(buf));
         let (written, back): (io::Result<()>, Buf) = poll_fn(|context| {
             let polled = writing.as_mut().poll(context).map(Ok);

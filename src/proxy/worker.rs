@@ -6,28 +6,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
-use crate::admission::{BufferBudget, LocalBudget, SeatAddress, TurnKey};
+use crate::admission::{BufferBudget, LocalBudget, PerWorker, SeatAddress, TurnKey};
 use crate::auth::Scope;
 use crate::auth::key::{AuthError, KeyMemory, KeySet};
 use crate::config::Config;
 use crate::nodes::{
-    Admission, CandidateLimits, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory,
-    NodeId, NodeTable, ResolvedModel, Selection, Served, Slot,
+    Admission, Candidates, FailureReason, LocalAdmission, Node, NodeDirectory, NodeId, NodeTable,
+    ResolvedModel, Selection, Served, Slot,
 };
 use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
     AccessLog, BuildLabels, HourEvent, Occurrence, ProcessSample, Recorder, RejectionReason,
-    Scrape, WorkerMetrics,
+    Scrape, StoreHealth, WorkerMetrics,
 };
-use crate::upstream::{Pool, PoolLimits};
+use crate::upstream::Pool;
 
+use super::api::{Answer, ApiCall, Desk};
 use super::request_id::{RequestId, RequestIds};
+use super::settings::{self, LiveConfig};
 
 /// A message to one worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// The turn of the request on this seat has come.
     Turn {
@@ -36,14 +37,18 @@ pub enum Notice {
     },
     /// The node table or the state of a node has changed: waiting requests are to follow.
     NodesChanged,
+    /// The control side has answered a call of this worker.
+    Answer(Box<Answer>),
+    /// The configuration has been replaced.
+    ConfigChanged,
     /// Stop listening, and close the connections that only wait for work.
     CloseListener,
 }
 
 /// What all workers share. Immutable, or replaced whole, or atomic.
 pub struct Shared {
-    /// The configuration this process runs with.
-    pub config: Config,
+    /// The configuration this process runs with now.
+    pub config: LiveConfig,
     /// The node table.
     pub directory: Arc<NodeDirectory>,
     /// The API keys that are valid now.
@@ -58,6 +63,8 @@ pub struct Shared {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// Where access records go, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// Whether the database works, for `/ready` and the metrics.
+    pub store: Arc<StoreHealth>,
     /// The latest sample of the process.
     pub process: ArcSwapOption<ProcessSample>,
     /// The driver all workers run on.
@@ -66,19 +73,62 @@ pub struct Shared {
     pub drain: DrainPhase,
     /// Nodes that failed too often in a row, for the control thread to judge.
     pub failing_nodes: Sender<NodeId>,
+    /// Calls of the control API, for the threads that may block.
+    pub api: Sender<ApiCall>,
     /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
     pub unix_secs: AtomicU64,
     /// Start of the process, seconds since the Unix epoch.
     pub started_unix_secs: u64,
 }
 
+/// What the workers send to the control side, as it receives it.
+pub struct ControlInbox {
+    /// Nodes that failed too often in a row.
+    pub failing_nodes: Receiver<NodeId>,
+    /// Calls of the control API.
+    pub api: Receiver<ApiCall>,
+}
+
 impl Shared {
+    /// What there is to be told about the process and all workers now.
+    pub fn scrape<'a>(
+        &'a self,
+        table: &'a NodeTable,
+        process: Option<&'a ProcessSample>,
+    ) -> Scrape<'a> {
+        Scrape {
+            workers: &self.metrics,
+            table,
+            admission: &self.admission,
+            budget: &self.budget,
+            access_log: self.access_log.as_ref(),
+            store: &self.store,
+            process,
+            build: BuildLabels {
+                version: env!("CARGO_PKG_VERSION"),
+                io_driver: self.driver.name(),
+            },
+        }
+    }
+
     /// Has the waiting requests follow a change of the nodes; `false` if it must be tried again.
     pub fn nodes_changed(&self) -> bool {
         // Any worker will do; the thread that publishes must not hold the queues' lock, because it may
         // be put aside by the scheduler for longer than a worker.
         let first = self.mailboxes.first();
         first.is_none_or(|mailbox| mailbox.send(Notice::NodesChanged).is_ok())
+    }
+
+    /// Replaces the configuration: what the process has in common at once, what each worker keeps as soon
+    /// as it hears of it, see [`LiveConfig::is_followed`]. The caller makes sure that nobody else does so
+    /// meanwhile, and publishes keys and nodes itself.
+    pub fn reconfigure(&self, config: Config) {
+        settings::apply(&config, self);
+        self.config.replace(config);
+        for mailbox in &self.mailboxes {
+            // A full mailbox delays it until that worker's next [`Worker::tidy`].
+            let _ = mailbox.send(Notice::ConfigChanged);
+        }
     }
 }
 
@@ -112,6 +162,11 @@ impl DrainPhase {
 pub struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
+    /// Which of the workers it is.
+    pub(super) index: usize,
+    /// The configuration this worker follows, and its generation.
+    config: RefCell<PerWorker<Config>>,
+    config_generation: Cell<u64>,
     /// This worker's metric block.
     pub metrics: Recorder,
     /// This worker's connections to nodes.
@@ -120,6 +175,8 @@ pub struct Worker {
     pub(super) budget: LocalBudget,
     candidates: RefCell<Candidates>,
     keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
+    /// Where exchanges wait for the control side.
+    pub(super) desk: Desk,
     request_ids: RequestIds,
     /// Panics of this worker's tasks that the metrics know of.
     panics_counted: Cell<u64>,
@@ -132,32 +189,34 @@ impl Worker {
     /// counts.
     pub fn new(shared: Arc<Shared>, index: usize, seed: [u64; 2]) -> Option<Self> {
         let metrics = shared.metrics.get(index)?.recorder()?;
-        let config = &shared.config;
-        let pool = Pool::new(
-            PoolLimits {
-                max_idle_per_node: config.connection_pool.max_idle_per_host,
-                idle_timeout: config.connection_pool.idle_timeout,
-            },
-            metrics.clone(),
-        );
-        let limits = CandidateLimits {
-            max_capacity: config.node_cache.max_capacity,
-            ttl: config.node_cache.ttl,
-        };
+        let (config, config_generation) = shared.config.load();
+        let pool = Pool::new(settings::pool_limits(&config), metrics.clone());
+        let limits = settings::candidate_limits(&config);
         let admission = LocalAdmission::new(Arc::clone(&shared.admission), index);
         let directory = Arc::clone(&shared.directory);
         let candidates = Candidates::new(directory, limits, index, admission.clone());
+        shared.config.followed_by(index, config_generation);
         Some(Self {
+            index,
+            config: RefCell::new(PerWorker::new(config)),
+            config_generation: Cell::new(config_generation),
             metrics,
             pool,
             admission,
             budget: LocalBudget::new(Arc::clone(&shared.budget)),
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
+            desk: Desk::new(),
             request_ids: RequestIds::new(seed),
             panics_counted: Cell::new(0),
             shared,
         })
+    }
+
+    /// The configuration now. It costs a count on this core; whoever keeps it over an await goes on with
+    /// what it was.
+    pub(super) fn config(&self) -> PerWorker<Config> {
+        self.config.borrow().clone()
     }
 
     /// Whether the process is on its way out.
@@ -168,9 +227,24 @@ impl Worker {
     /// What is to be done about once a second: idle connections that have aged, counters that are
     /// published in batches.
     pub fn tidy(&self) {
+        self.follow_config();
         self.publish_counts();
         self.pool.sweep(self.candidates.borrow_mut().table());
         self.admission.wake_all();
+    }
+
+    /// Follows [`Notice::ConfigChanged`].
+    pub fn follow_config(&self) {
+        let (config, generation) = self.shared.config.load();
+        if self.config_generation.replace(generation) == generation {
+            return;
+        }
+        self.pool.set_limits(settings::pool_limits(&config));
+        let limits = settings::candidate_limits(&config);
+        self.candidates.borrow_mut().set_limits(limits);
+        self.config.replace(PerWorker::new(config));
+        self.admission.limits_changed();
+        self.shared.config.followed_by(self.index, generation);
     }
 
     /// Follows [`Notice::Turn`].
@@ -183,6 +257,11 @@ impl Worker {
         let table = self.node_table();
         self.admission
             .refresh(table.generation(), |name| table.model(name).map(Arc::clone));
+    }
+
+    /// Follows [`Notice::Answer`].
+    pub fn answer_came(&self, answer: Answer) {
+        self.desk.answer(answer);
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.
@@ -206,7 +285,7 @@ impl Worker {
         authorization: Option<&[u8]>,
         x_api_key: Option<&[u8]>,
     ) -> Result<TurnKey, AuthError> {
-        if !self.shared.config.auth.required {
+        if !self.config.borrow().auth.required {
             return Ok(ANYBODY);
         }
         let mut keys = self.keys.borrow_mut();
@@ -270,22 +349,11 @@ impl Worker {
 
     pub(super) fn write_metrics(&self, out: &mut Vec<u8>) {
         self.publish_counts();
-        let shared = &*self.shared;
-        let process = shared.process.load();
+        let process = self.shared.process.load();
         let mut text = String::with_capacity(METRICS_BYTES_USUAL);
-        Scrape {
-            workers: &shared.metrics,
-            table: &self.node_table(),
-            admission: &shared.admission,
-            budget: &shared.budget,
-            access_log: shared.access_log.as_ref(),
-            process: process.as_deref(),
-            build: BuildLabels {
-                version: env!("CARGO_PKG_VERSION"),
-                io_driver: shared.driver.name(),
-            },
-        }
-        .render(&mut text);
+        self.shared
+            .scrape(&self.node_table(), process.as_deref())
+            .render(&mut text);
         out.extend_from_slice(text.as_bytes());
     }
 }

@@ -4,6 +4,7 @@
 //! main thread   binds the listeners, starts everything, then waits for signals
 //! worker × n    one runtime each, pinned: accept tasks, connections, its pool     (worker.rs)
 //! control       probes, keys, snapshots; started by whoever composes the process  (control/)
+//! api × 4       the control API; started with it                                  (control/api/)
 //! access-log    writes access records, if they are on                             (telemetry/)
 //! ```
 
@@ -19,13 +20,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::Sender;
 
-use crate::admission::{AdmissionLimits, BufferBudget};
+use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
-use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, LogLevel};
+use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::{self, DrainPhase, Notice, Shared};
+use crate::proxy::api::{self, ApiCall};
+use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
@@ -78,17 +80,17 @@ pub struct Server {
 
 impl Server {
     /// Starts the workers and listens. Call it before any other thread is started: it blocks the
-    /// signals it waits for. `start_control` starts the thread that probes nodes and follows the key
-    /// file; it is given what it publishes to and the nodes that workers saw failing.
+    /// signals it waits for. `start_control` starts the threads that may block; they are given what they
+    /// publish to and what the workers send them.
     ///
     /// # Errors
     /// [`StartError`]; threads that were started already end with the process.
     pub fn start(
         config: Config,
         keys: KeySet,
-        start_control: impl FnOnce(Arc<Shared>, Receiver<NodeId>) -> io::Result<()>,
+        start_control: impl FnOnce(Arc<Shared>, ControlInbox) -> io::Result<()>,
     ) -> Result<Self, StartError> {
-        log::set_level(level(config.log.level));
+        proxy::apply_log_level(&config);
         let signals = Signals::block().map_err(system("block signals"))?;
         let choice = choose_driver(config.server.io_driver)?;
         log::info(format_args!(
@@ -109,28 +111,30 @@ impl Server {
         let (access_log, access_log_writer) = start_access_log(&config.log.access)
             .map_err(system("open the access log"))?
             .unzip();
-        let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
+        let (failing_nodes, api, inbox) = control_channels();
         let now = clock::unix_secs();
         let (mailboxes, inboxes) =
-            mailboxes(&config, worker_count).map_err(system("create a worker's mailbox"))?;
+            mailboxes(worker_count).map_err(system("create a worker's mailbox"))?;
         let wake = proxy::wake_by(mailboxes.clone());
         let shared = Arc::new(Shared {
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
-            admission: Arc::new(Admission::new(admission_limits(&config), wake)),
+            admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),
             mailboxes,
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
+            store: Arc::default(),
             process: ArcSwapOption::empty(),
             driver: choice.driver,
             drain: DrainPhase::default(),
             failing_nodes,
+            api,
             unix_secs: AtomicU64::new(now),
             started_unix_secs: now,
-            config,
+            config: LiveConfig::new(config, worker_count),
         });
-        start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
+        start_control(Arc::clone(&shared), inbox).map_err(system("start the control threads"))?;
         let accepting = Arc::default();
         let seats = inboxes.into_iter().zip(listeners).collect();
         start_workers(&shared, seats, connection_count_max, &accepting)?;
@@ -183,7 +187,7 @@ impl Server {
     /// Readiness fails at once; listeners close after the announce time; exchanges get the grace
     /// time to finish. A second signal ends it where it is.
     fn drain(&self) -> Ending {
-        let server = &self.shared.config.server;
+        let server = &self.shared.config.current().server;
         log::info(format_args!(
             "draining: closing the listeners in {:?}, then waiting up to {:?} for exchanges",
             server.drain_announce, server.drain_grace
@@ -235,13 +239,26 @@ impl Server {
     }
 }
 
+/// What workers send to the control side with, and what it receives with.
+fn control_channels() -> (Sender<NodeId>, Sender<ApiCall>, ControlInbox) {
+    let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
+    let (api, calls) = crossbeam_channel::bounded(API_CALLS_MAX);
+    let inbox = ControlInbox {
+        failing_nodes: failures,
+        api: calls,
+    };
+    (failing_nodes, api, inbox)
+}
+
 type Mailboxes = Vec<mailbox::Sender<Notice>>;
 type Inboxes = Vec<mailbox::Receiver<Notice>>;
 
-/// A mailbox for each worker. There is room for a word to every request that may wait, twice over, and
-/// for the few other notices.
-fn mailboxes(config: &Config, count: usize) -> io::Result<(Mailboxes, Inboxes)> {
-    let room = 2 * config.load_manager.max_waiting as usize + OTHER_NOTICES_MAX;
+/// A mailbox for each worker. There is room for a word to every request that may ever wait, twice over, for
+/// an answer to every call of the control API, those that were given up included, and for the few other
+/// notices.
+fn mailboxes(count: usize) -> io::Result<(Mailboxes, Inboxes)> {
+    let turns = 2 * config::MAX_WAITING_MAX as usize;
+    let room = turns + api::CALLS_MAX + API_CALLS_MAX + OTHER_NOTICES_MAX;
     (0..count).map(|_| mailbox::new(room)).collect()
 }
 
@@ -252,11 +269,12 @@ fn start_workers(
     accepting: &Arc<AtomicUsize>,
 ) -> Result<(), StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
+    let is_pinned = shared.config.current().server.pin_workers;
     let cores = limits::available_cores();
     let worker_count = seats.len();
     let (started, outcomes) = crossbeam_channel::bounded(worker_count);
     for (index, (inbox, listener)) in seats.into_iter().enumerate() {
-        let pinned_core = match shared.config.server.pin_workers {
+        let pinned_core = match is_pinned {
             true => cores.get(index % cores.len().max(1)).copied(),
             false => None,
         };
@@ -322,25 +340,6 @@ fn start_access_log(target: &AccessLogTarget) -> io::Result<Option<(AccessLog, A
     started.map(Some)
 }
 
-fn admission_limits(config: &Config) -> AdmissionLimits {
-    let load_manager = &config.load_manager;
-    AdmissionLimits {
-        max_concurrent: load_manager.max_concurrent,
-        max_waiting: load_manager.max_waiting,
-        warning_threshold: load_manager.warning_threshold,
-        overload_threshold: load_manager.overload_threshold,
-    }
-}
-
-fn level(level: LogLevel) -> log::Level {
-    match level {
-        LogLevel::Error => log::Level::Error,
-        LogLevel::Warn => log::Level::Warn,
-        LogLevel::Info => log::Level::Info,
-        LogLevel::Debug => log::Level::Debug,
-    }
-}
-
 fn system(action: &str) -> impl FnOnce(io::Error) -> StartError {
     let action = action.to_owned();
     move |source| StartError::System { action, source }
@@ -359,6 +358,8 @@ impl std::error::Error for StartError {}
 
 /// Reports of failing nodes that may wait for the control thread; it needs only one per node.
 const FAILURE_REPORTS: usize = 1024;
+/// Calls of the control API that may wait for a thread; further ones are refused.
+const API_CALLS_MAX: usize = 256;
 /// Access records that may wait for the writing thread; more are dropped and counted.
 const ACCESS_RECORDS_MAX: usize = 16 * 1024;
 /// Notices to a worker, other than about turns, that it may not have read yet.

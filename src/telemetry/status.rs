@@ -53,7 +53,7 @@ impl Scrape<'_> {
     #[must_use]
     pub fn load_status(&self) -> LoadStatus {
         let waiting = self.admission.waiting();
-        let limits = self.admission.limits();
+        let max_waiting = self.admission.max_waiting();
         let (hits, misses) = self.workers.iter().fold((0, 0), |(hits, misses), worker| {
             let (more_hits, more_misses) = worker.cache_totals();
             (hits + more_hits, misses + more_misses)
@@ -69,10 +69,10 @@ impl Scrape<'_> {
             (count + more, secs + more_secs)
         });
         LoadStatus {
-            backpressure: limits.backpressure(waiting),
+            backpressure: self.admission.backpressure_at(waiting),
             queue_size: waiting,
-            max_queue_size: limits.max_waiting,
-            load_ratio: limits.load_ratio(waiting),
+            max_queue_size: max_waiting,
+            load_ratio: mean(f64::from(waiting), u64::from(max_waiting)),
             cache_hit_rate: mean(hits as f64, hits + misses),
             active_connections: self.sum(|worker| worker.gauge(Gauge::ConnectionsActive)),
             total_requests: self.sum(WorkerMetrics::inference_requests),
@@ -152,6 +152,7 @@ mod tests {
 
     use super::super::{BuildLabels, EndpointLabel};
     use super::*;
+    use crate::telemetry::StoreHealth;
 
     /// One model on one node; two slots are taken, one request waits for a permit.
     #[test]
@@ -227,6 +228,7 @@ mod tests {
             admission: &admission,
             budget: &BufferBudget::new(1),
             access_log: None,
+            store: &StoreHealth::default(),
             process: None,
             build: BuildLabels {
                 version: "0",

@@ -7,7 +7,7 @@
 //!
 //! Must never resolve a name (addresses come resolved from the node table) and never block.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
@@ -28,7 +28,7 @@ pub struct PoolLimits {
 
 /// One worker's connections, by node.
 pub struct Pool {
-    limits: PoolLimits,
+    limits: Cell<PoolLimits>,
     metrics: Recorder,
     nodes: RefCell<HashMap<NodeId, NodePool, BuildHasherDefault<NodeHasher>>>,
 }
@@ -60,10 +60,15 @@ impl Pool {
     /// An empty pool.
     pub fn new(limits: PoolLimits, metrics: Recorder) -> Self {
         Self {
-            limits,
+            limits: Cell::new(limits),
             metrics,
             nodes: RefCell::default(),
         }
+    }
+
+    /// Changes the bounds; connections beyond them go at the next [`Pool::sweep`].
+    pub fn set_limits(&self, limits: PoolLimits) {
+        self.limits.set(limits);
     }
 
     /// The connection to `node` that became idle last and is still alive.
@@ -118,7 +123,7 @@ impl Pool {
         upstream.stream.deadline.clear();
         upstream.stream.reader.arm_standing(response_buf());
         upstream.count.change(PoolState::Idle);
-        if idle.len() >= self.limits.max_idle_per_node {
+        if idle.len() >= self.limits.get().max_idle_per_node {
             idle.remove(0);
         }
         idle.push(Idle {
@@ -127,19 +132,23 @@ impl Pool {
         });
     }
 
-    /// Closes connections that were idle for too long, that the node has closed, or whose node is no
-    /// longer in `table`; returns how many. To be called about once a second.
+    /// Closes connections that were idle for too long, that the node has closed, that are too many, or
+    /// whose node is no longer in `table`; returns how many. To be called about once a second.
     pub fn sweep(&self, table: &NodeTable) -> usize {
         let now = clock::coarse();
+        let limits = self.limits.get();
         let mut closed = 0;
         self.nodes.borrow_mut().retain(|node, pool| {
             let is_known = table.node_by_id(*node).is_some();
             let before = pool.idle.len();
             pool.idle.retain_mut(|idle| {
                 is_known
-                    && now.saturating_sub(idle.since) < self.limits.idle_timeout
+                    && now.saturating_sub(idle.since) < limits.idle_timeout
                     && !idle.upstream.stream.reader.is_done_now()
             });
+            // The oldest stand in front.
+            let surplus = pool.idle.len().saturating_sub(limits.max_idle_per_node);
+            pool.idle.drain(..surplus);
             closed += before - pool.idle.len();
             is_known
         });
