@@ -7,6 +7,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![allow(
+    clippy::disallowed_types,
+    reason = "the threads of a test wait for each other"
+)]
 
 mod support;
 

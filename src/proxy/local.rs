@@ -27,12 +27,11 @@ pub(super) async fn answer(
     let Ok(routed) = &request.route else {
         return Err(ApiError::not_found().into());
     };
-    if routed.endpoint == Endpoint::Api {
+    match routed.endpoint {
         // Large and rare: an exchange shall not be made to hold it.
-        return Box::pin(api::answer(worker, client, request, trace)).await;
-    }
-    if routed.endpoint == Endpoint::Dashboard {
-        return Ok(Box::pin(page::answer(worker, client, request, trace)).await?);
+        Endpoint::Api => return Box::pin(api::answer(worker, client, request, trace)).await,
+        Endpoint::Dashboard => return Box::pin(page::answer(worker, client, request, trace)).await,
+        _ => {}
     }
     let needs_key = match routed.endpoint {
         Endpoint::Health | Endpoint::Ready => false,

@@ -9,7 +9,7 @@ use crate::runtime::Scratch;
 
 use super::Worker;
 use super::downstream::Downstream;
-use super::exchange::After;
+use super::exchange::{After, Stop};
 use super::request::Request;
 use super::respond::{self, OwnFields, Response, Scope};
 use super::trace::Trace;
@@ -23,7 +23,7 @@ pub(super) async fn answer(
     client: &mut Downstream,
     request: &mut Request,
     trace: &mut Trace<'_>,
-) -> Result<After, ApiError> {
+) -> Result<After, Stop> {
     let asset = find(request.target()).ok_or_else(ApiError::not_found)?;
     let is_known = if_none_match(request.field_lines()).any(|value| asset.is_known_by(value));
     let status = if is_known {
