@@ -113,13 +113,13 @@ fn router(
     config.server.workers = 1;
     config.server.pin_workers = false;
     config.server.io_driver = driver;
-    config.server.data_dir = directory.clone();
+    config.server.data_dir = directory;
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     configure(&mut config);
-    let data_dir = directory;
     let (key_file, keys) = control::load_keys(&config).unwrap();
+    let data_dir = config.server.data_dir.clone();
     let server = Server::start(config, keys, |shared, inbox| {
-        let (store, _thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let (store, _) = store::start(data_dir, Arc::clone(&shared.store))?;
         control::start(shared, key_file, store, inbox)
     })
     .unwrap();

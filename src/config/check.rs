@@ -111,20 +111,12 @@ fn is_listener(base_url: &BaseUrl, host: IpAddr, port: u16) -> bool {
 fn warn_of_open_doors(draft: &mut Draft) {
     let config = &draft.config;
     let host = config.server.host;
-    if is_loopback(host) {
+    if config.auth.required || is_loopback(host) {
         return;
     }
-    if !config.auth.required {
-        draft.warnings.push(format!(
-            "auth.required = false: everyone who can reach {host} can use the nodes without a key"
-        ));
-    }
-    if config.auth.admin_password.is_default() {
-        draft.warnings.push(
-            "auth.admin_password is the default, so logins are refused from other machines than this one"
-                .to_owned(),
-        );
-    }
+    draft.warnings.push(format!(
+        "auth.required = false: everyone who can reach {host} can use the nodes without a key"
+    ));
 }
 
 fn warn_of_shadowed_models(draft: &mut Draft) {

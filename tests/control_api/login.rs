@@ -132,7 +132,7 @@ fn the_default_password_is_for_this_machine_only() {
     assert_eq!(answer(&mut local, "POST").status, 200);
     let told = router
         .stderr()
-        .matches("auth.admin_password is the default")
+        .matches("auth.admin_password is the default:")
         .count();
     assert_eq!(told, 1, "{}", router.stderr());
 }

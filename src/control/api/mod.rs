@@ -9,6 +9,7 @@ mod auth;
 mod call;
 mod keys;
 mod load;
+mod nodes;
 mod query;
 mod reply;
 mod rights;
@@ -22,6 +23,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
+use crate::config::{Config, is_loopback};
 use crate::openai::ApiError;
 use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
 use crate::proxy::{Notice, Shared};
@@ -30,6 +32,7 @@ use crate::store::Store;
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
+use super::nodes::NodeDesk;
 
 use auth::Logins;
 use call::Call;
@@ -43,6 +46,8 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// Who is logged in.
     logins: Logins,
+    /// Where nodes are asked about and changed.
+    nodes: NodeDesk,
 }
 
 /// Starts the threads.
@@ -50,13 +55,16 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
     store: Store,
+    nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
         logins: Logins::new(store),
+        nodes: nodes.clone(),
     });
+    warn_of_default_password(&shared.config.current());
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());
         let thread = thread::Builder::new().name(format!("api-{index}"));
@@ -71,6 +79,14 @@ pub(super) fn start(
         })?;
     }
     Ok(())
+}
+
+fn warn_of_default_password(config: &Config) {
+    if config.auth.admin_password.is_default() && !is_loopback(config.server.host) {
+        log::warn(format_args!(
+            "auth.admin_password is the default: logins are refused from other machines than this one"
+        ));
+    }
 }
 
 /// Answers one call; one nobody waits for any more is dropped.

@@ -18,10 +18,8 @@ pub(super) enum Right {
     /// Whoever may administer the router.
     Admin,
     /// The same, or an API key for registering nodes.
-    #[allow(dead_code, reason = "nodes come next")]
     Nodes,
     /// The token of the node in the path; its handler checks it.
-    #[allow(dead_code, reason = "nodes come next")]
     NodeToken,
 }
 
