@@ -18,13 +18,14 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, IoDriver, NodeConfig};
 use llm_router::control;
 use llm_router::server::Server;
+use llm_router::store;
 
 use support::{
     MODEL, RawClient, ScriptedNode, chat_body, event, eventually, fixed, note, sse_head,
@@ -117,7 +118,10 @@ fn router(
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
     let server = Server::start(config, keys, |shared, inbox| {
-        control::start(shared, key_file, inbox)
+        let data_dir = shared.config.current().server.data_dir.clone();
+        let history = Arc::clone(&shared.history);
+        let (store, _thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
+        control::start(shared, key_file, inbox, store)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

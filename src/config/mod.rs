@@ -31,8 +31,8 @@ pub use nodes::{
 };
 pub use problem::{Origin, Problem, Problems};
 pub use types::{
-    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HttpConfig, IoDriver,
-    LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
+    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HistoryConfig, HttpConfig,
+    IoDriver, LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
     ProxyConfig, QueueConfig, ServerConfig,
 };
 

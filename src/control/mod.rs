@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, select};
 use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
+use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
 use nodes::Nodes;
@@ -31,9 +32,14 @@ pub use keys::{KeyFile, load_keys};
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(shared: Arc<Shared>, key_file: KeyFile, inbox: ControlInbox) -> io::Result<()> {
+pub fn start(
+    shared: Arc<Shared>,
+    key_file: KeyFile,
+    inbox: ControlInbox,
+    store: Store,
+) -> io::Result<()> {
     let key_file = Arc::new(key_file);
-    api::start(&shared, &key_file, &inbox.api)?;
+    api::start(&shared, &key_file, store, &inbox.api)?;
     let probers = probe::start(PROBERS)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
