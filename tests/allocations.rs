@@ -117,11 +117,11 @@ fn router(
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
+    let data_dir = config.server.data_dir.clone();
     let server = Server::start(config, keys, |shared, inbox| {
-        let data_dir = shared.config.current().server.data_dir.clone();
         let history = Arc::clone(&shared.history);
-        let (store, _thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
-        control::start(shared, key_file, inbox, store)
+        let (store, _) = store::start(data_dir, history, Arc::clone(&shared.store))?;
+        control::start(shared, key_file, store, inbox)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

@@ -42,7 +42,7 @@ pub(super) fn start(config: Config) -> Result<Running, String> {
         let history = Arc::clone(&shared.history);
         let (store, thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        control::start(shared, key_file, inbox, store)
+        control::start(shared, key_file, store, inbox)
     })
     .map_err(|error| error.to_string())?;
     Ok(Running {

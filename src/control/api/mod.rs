@@ -9,6 +9,7 @@ mod call;
 mod history;
 mod keys;
 mod load;
+mod nodes;
 mod query;
 mod reply;
 mod rights;
@@ -29,6 +30,7 @@ use crate::store::Store;
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
+use super::nodes::NodeDesk;
 
 use call::Call;
 use reply::{Next, Reply};
@@ -41,6 +43,8 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// The database.
     store: Store,
+    /// Where nodes are asked about and changed.
+    nodes: NodeDesk,
 }
 
 /// Starts the threads.
@@ -48,12 +52,14 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
     store: Store,
+    nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
         store,
+        nodes: nodes.clone(),
     });
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());
