@@ -39,6 +39,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// The metrics endpoint.
     pub metrics: MetricsConfig,
+    /// What is kept of past requests.
+    pub history: HistoryConfig,
     /// Lifecycle log and access records.
     pub log: LogConfig,
     /// Nodes named in the file, in file order; names are unique.
@@ -215,6 +217,17 @@ pub struct AuthConfig {
 pub struct MetricsConfig {
     /// Whether `GET /metrics` needs an API key.
     pub require_key: bool,
+}
+
+/// `[history]`: what is kept of past requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// For how long, 1–3650 days.
+    pub retention_days: u32,
+    /// How many requests at most, 1000–100 000 000.
+    pub max_rows: u32,
 }
 
 /// `[log]`.
@@ -409,6 +422,16 @@ impl Default for AuthConfig {
             admin_password: AdminPassword::Default,
             session_lifetime: Duration::from_secs(12 * 3600),
             session_idle: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            retention_days: 7,
+            max_rows: 1_000_000,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod auth;
 mod call;
+mod history;
 mod keys;
 mod load;
 mod nodes;
@@ -46,6 +47,8 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// Who is logged in.
     logins: Logins,
+    /// The database.
+    store: Store,
     /// Where nodes are asked about and changed.
     nodes: NodeDesk,
 }
@@ -61,7 +64,8 @@ pub(super) fn start(
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
-        logins: Logins::new(store),
+        logins: Logins::new(store.clone()),
+        store,
         nodes: nodes.clone(),
     });
     warn_of_default_password(&shared.config.current());

@@ -191,7 +191,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use crate::store::{self, StoreThread};
-    use crate::telemetry::StoreHealth;
+    use crate::telemetry::{History, HistoryLimits, StoreHealth};
 
     use super::*;
 
@@ -216,7 +216,8 @@ mod tests {
         fn open(&mut self) -> Sessions {
             self.close();
             let health = Arc::new(StoreHealth::default());
-            let (store, thread) = store::start(self.directory.clone(), health).unwrap();
+            let history = Arc::new(History::new(0, LIMITS));
+            let (store, thread) = store::start(self.directory.clone(), history, health).unwrap();
             self.thread = Some(thread);
             Sessions::new(store)
         }
@@ -235,6 +236,11 @@ mod tests {
         }
     }
 
+    const LIMITS: HistoryLimits = HistoryLimits {
+        is_on: false,
+        retention_secs: 1,
+        rows_max: 1,
+    };
     const IDLE: u64 = 1800;
 
     fn is_in(sessions: &Sessions, token: &Secret, now: u64) -> bool {
