@@ -32,6 +32,7 @@
 //! | [`runtime`] | the boundary to monoio: drivers, sockets, buffers, deadlines, tasks, mailboxes |
 //! | [`proxy`] | the data plane |
 //! | [`server`] | worker threads, listeners, signals, drain |
+//! | [`store`] | the store thread and its SQLite database: registered nodes, sessions, request history |
 //! | [`control`] | the control thread: probes, name resolution, the key file, snapshots |
 //! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
 //!
@@ -52,6 +53,7 @@
 //! |---|---|---|
 //! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
 //! | control | probes nodes (on helper threads), follows the key file, judges failing nodes, publishes snapshots | yes |
+//! | store | the only one that touches the database; at a lower priority | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!
@@ -123,6 +125,8 @@ pub mod runtime;
 pub mod upstream;
 
 pub mod proxy;
+
+pub mod store;
 
 pub mod control;
 pub mod mock;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use llm_router::admission::{AdmissionLimits, BufferBudget};
 use llm_router::nodes::{Admission, NodeDirectory, NodeSpec};
 use llm_router::telemetry::{
-    AccessLog, BuildLabels, EndpointLabel, Latency, ProcessSample, Scrape, WorkerMetrics,
+    AccessLog, BuildLabels, EndpointLabel, Latency, ProcessSample, Scrape, StoreHealth,
+    WorkerMetrics,
 };
 
 fn text(workers: &[Arc<WorkerMetrics>]) -> String {
@@ -54,6 +55,7 @@ fn text(workers: &[Arc<WorkerMetrics>]) -> String {
         admission: &Admission::new(limits, |_| {}),
         budget: &BufferBudget::new(1),
         access_log: Some(&log),
+        store: &StoreHealth::default(),
         process: Some(&ProcessSample::read().unwrap()),
         build: BuildLabels {
             version: env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,10 @@
 //! `llm-router demo`: the router in front of three mock nodes, all in this process.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,24 +12,47 @@ use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, NodeConfig};
 use llm_router::mock::{self, MockOptions};
 use llm_router::runtime::{self, Preference};
-use llm_router::server::{self, Server};
+use llm_router::server;
 
 use super::options::DemoOptions;
 use super::output::{refuse, say};
-use super::serve;
+use super::serve::{self, Running};
 
 /// Runs the router on 127.0.0.1 with three mock nodes until it is told to stop.
 pub(crate) fn demo(options: &DemoOptions) -> ExitCode {
-    match start(options) {
-        Ok(server) => {
-            say(welcome(server.address()));
-            serve::exit_code(server.run())
+    let data_dir = match TemporaryDirectory::new() {
+        Ok(directory) => directory,
+        Err(error) => return refuse(format!("cannot make a temporary directory: {error}")),
+    };
+    match start(options, &data_dir) {
+        Ok(running) => {
+            say(welcome(running.server.address()));
+            running.run()
         }
         Err(reason) => refuse(reason),
     }
 }
 
-fn start(options: &DemoOptions) -> Result<Server, String> {
+/// Where a demo keeps what a router keeps; removed with everything in it.
+struct TemporaryDirectory(PathBuf);
+
+impl TemporaryDirectory {
+    fn new() -> io::Result<Self> {
+        let name = format!("llm-router-demo-{:016x}", getrandom::u64()?);
+        let path = std::env::temp_dir().join(name);
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // The system clears what is left of it sooner or later.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn start(options: &DemoOptions, data_dir: &TemporaryDirectory) -> Result<Running, String> {
     // Before the nodes' threads exist: signals are for the router to receive.
     server::block_signals().map_err(|error| error.to_string())?;
     let nodes = NAMES
@@ -42,9 +68,10 @@ fn start(options: &DemoOptions) -> Result<Server, String> {
     // Nobody balances over a demo.
     config.server.drain_announce = Duration::ZERO;
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
-    let server = serve::start(config)?;
-    if server.wait_until_ready(READY_TIMEOUT) {
-        Ok(server)
+    config.server.data_dir.clone_from(&data_dir.0);
+    let running = serve::start(config)?;
+    if running.server.wait_until_ready(READY_TIMEOUT) {
+        Ok(running)
     } else {
         Err("the mock nodes did not come up".to_owned())
     }

@@ -1,13 +1,21 @@
 //! `llm-router serve`: composes the process from its parts.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use llm_router::config::Config;
 use llm_router::control;
 use llm_router::server::{Ending, Server};
+use llm_router::store::{self, StoreThread};
 
 use super::options::ConfigOptions;
 use super::output::{refuse, warn};
+
+/// A server, and the threads that end after it.
+pub(super) struct Running {
+    pub(super) server: Server,
+    store: Option<StoreThread>,
+}
 
 /// Runs the router until it is told to stop.
 pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
@@ -17,25 +25,44 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
     };
     warn(&loaded.warnings);
     match start(loaded.config) {
-        Ok(server) => exit_code(server.run()),
+        Ok(running) => running.run(),
         Err(reason) => refuse(reason),
     }
 }
 
-/// Starts the server with its control thread.
+/// Starts the server with its store and control threads.
 ///
 /// # Errors
 /// What to tell the operator.
-pub(super) fn start(config: Config) -> Result<Server, String> {
+pub(super) fn start(config: Config) -> Result<Running, String> {
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
-    Server::start(config, keys, |shared, failing| {
+    let data_dir = config.server.data_dir.clone();
+    let mut store_thread = None;
+    let server = Server::start(config, keys, |shared, failing| {
+        let (_store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        store_thread = Some(thread);
         control::start(shared, key_file, failing)
     })
-    .map_err(|error| error.to_string())
+    .map_err(|error| error.to_string())?;
+    Ok(Running {
+        server,
+        store: store_thread,
+    })
+}
+
+impl Running {
+    /// Serves until a signal ends it, then writes what is still to be written.
+    pub(super) fn run(self) -> ExitCode {
+        let ending = self.server.run();
+        if let Some(store) = self.store {
+            store.finish();
+        }
+        exit_code(ending)
+    }
 }
 
 /// The exit codes of spec section 1.
-pub(super) fn exit_code(ending: Ending) -> ExitCode {
+fn exit_code(ending: Ending) -> ExitCode {
     match ending {
         Ending::Clean => ExitCode::SUCCESS,
         Ending::Aborted => ExitCode::from(DRAIN_ABORTED),

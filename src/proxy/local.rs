@@ -41,7 +41,8 @@ pub(super) async fn answer(
         Endpoint::Ready => {
             // Asked by balancers all the time: not being ready refuses nobody's request.
             readiness(worker).map_err(|error| Stop::answer(error, None))?;
-            body.extend_from_slice(br#"{"status":"ready"}"#);
+            let store = worker.shared.store.as_str();
+            body.extend_from_slice(format!(r#"{{"status":"ready","store":"{store}"}}"#).as_bytes());
             JSON
         }
         Endpoint::Metrics => {

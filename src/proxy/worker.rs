@@ -20,7 +20,7 @@ use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
     AccessLog, BuildLabels, HourEvent, Occurrence, ProcessSample, Recorder, RejectionReason,
-    Scrape, WorkerMetrics,
+    Scrape, StoreHealth, WorkerMetrics,
 };
 use crate::upstream::Pool;
 
@@ -61,6 +61,8 @@ pub struct Shared {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// Where access records go, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// Whether the database works, for `/ready` and the metrics.
+    pub store: Arc<StoreHealth>,
     /// The latest sample of the process.
     pub process: ArcSwapOption<ProcessSample>,
     /// The driver all workers run on.
@@ -314,6 +316,7 @@ impl Worker {
             admission: &shared.admission,
             budget: &shared.budget,
             access_log: shared.access_log.as_ref(),
+            store: &shared.store,
             process: process.as_deref(),
             build: BuildLabels {
                 version: env!("CARGO_PKG_VERSION"),

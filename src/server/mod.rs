@@ -122,6 +122,7 @@ impl Server {
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
+            store: Arc::default(),
             process: ArcSwapOption::empty(),
             driver: choice.driver,
             drain: DrainPhase::default(),

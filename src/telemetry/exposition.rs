@@ -15,6 +15,7 @@ use super::labels::{
 };
 use super::names;
 use super::process::ProcessSample;
+use super::store_health::StoreHealth;
 use super::text::TextWriter;
 use super::worker::{Gauge, Latency, Occurrence, WorkerMetrics};
 
@@ -31,6 +32,8 @@ pub struct Scrape<'a> {
     pub budget: &'a BufferBudget,
     /// The access log, if there is one.
     pub access_log: Option<&'a AccessLog>,
+    /// What is known of the database.
+    pub store: &'a StoreHealth,
     /// The latest sample of the process, if one could be read.
     pub process: Option<&'a ProcessSample>,
     /// What is running.
@@ -59,6 +62,7 @@ impl Scrape<'_> {
         self.write_nodes(&mut text);
         self.write_pools(&mut text);
         self.write_models(&mut text);
+        self.write_store(&mut text);
         self.write_build(&mut text);
         if let Some(process) = self.process {
             write_process(&mut text, process);
@@ -228,6 +232,11 @@ impl Scrape<'_> {
                 family.count(&[("model", &model.name), ("kind", kind)], count);
             }
         }
+    }
+
+    fn write_store(&self, text: &mut TextWriter<'_>) {
+        text.single(names::STORE_UP, u64::from(!self.store.is_failing()));
+        text.single(names::STORE_ERRORS, self.store.errors_total());
     }
 
     fn write_build(&self, text: &mut TextWriter<'_>) {

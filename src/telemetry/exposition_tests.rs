@@ -49,6 +49,8 @@ fn known_text() -> String {
     recorders[1].cache_totals(500, 200);
     recorders[0].latency(Latency::Request, Duration::from_millis(20));
     recorders[1].latency(Latency::Request, Duration::from_millis(400));
+    let store = StoreHealth::default();
+    store.failed();
     let process = ProcessSample {
         cpu: Duration::from_millis(1500),
         resident_bytes: 1 << 20,
@@ -63,6 +65,7 @@ fn known_text() -> String {
         admission: &admission,
         budget: &budget,
         access_log: None,
+        store: &store,
         process: Some(&process),
         build: BuildLabels {
             version: "0.1.0",
@@ -187,6 +190,7 @@ fn the_number_of_series_does_not_depend_on_what_clients_and_nodes_send() {
         admission: &admission,
         budget: &BufferBudget::new(1),
         access_log: None,
+        store: &StoreHealth::default(),
         process: None,
         build: BuildLabels {
             version: "0",

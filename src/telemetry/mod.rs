@@ -11,6 +11,7 @@ pub mod log;
 pub mod names;
 mod process;
 mod status;
+mod store_health;
 mod text;
 mod worker;
 
@@ -23,6 +24,7 @@ pub use labels::{
 };
 pub use process::ProcessSample;
 pub use status::{LoadStatus, QueueStats};
+pub use store_health::StoreHealth;
 pub use worker::{
     Gauge, GaugeGuard, Latency, Occurrence, PoolGauges, PoolGuard, PoolRecorder, Recorder,
     WorkerMetrics,

@@ -112,6 +112,10 @@ metrics! {
         "Exchanges that ended in a panic; each is a bug.";
     ACCESS_RECORDS_DROPPED = "llm_router_access_records_dropped_total" Counter
         "Access records lost to a full queue or a failing log.";
+    STORE_UP = "llm_router_store_up" Gauge
+        "1 while the database can be written, else 0.";
+    STORE_ERRORS = "llm_router_store_errors_total" Counter
+        "Operations on the database that failed.";
     BUILD_INFO = "llm_router_build_info" Gauge
         "1, labelled with the version and the I/O driver in use.";
     PROCESS_CPU = "process_cpu_seconds_total" Counter

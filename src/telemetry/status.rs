@@ -152,6 +152,7 @@ mod tests {
 
     use super::super::{BuildLabels, EndpointLabel};
     use super::*;
+    use crate::telemetry::StoreHealth;
 
     /// One model on one node; two slots are taken, one request waits for a permit.
     #[test]
@@ -227,6 +228,7 @@ mod tests {
             admission: &admission,
             budget: &BufferBudget::new(1),
             access_log: None,
+            store: &StoreHealth::default(),
             process: None,
             build: BuildLabels {
                 version: "0",

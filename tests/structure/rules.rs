@@ -47,6 +47,8 @@ pub(crate) const LAYERS: &[Layer] = &[
             "upstream",
         ],
     ),
+    // The database: keeps digests and sealed credentials, shows its state. Workers never see it.
+    layer("store", &["auth", "runtime", "telemetry"]),
     // One mock node: stands beside the data plane and shares only its leaves.
     layer("mock", &["http1", "openai", "runtime", "sse"]),
     // Probes, key file, snapshots: publishes to what the workers read, never runs on their hot path.
@@ -60,6 +62,7 @@ pub(crate) const LAYERS: &[Layer] = &[
             "openai",
             "proxy",
             "runtime",
+            "store",
             "telemetry",
         ],
     ),
@@ -79,7 +82,9 @@ pub(crate) const LAYERS: &[Layer] = &[
     // The commands.
     layer(
         "cli",
-        &["auth", "config", "control", "mock", "runtime", "server"],
+        &[
+            "auth", "config", "control", "mock", "runtime", "server", "store",
+        ],
     ),
     layer("main", &["cli"]),
 ];

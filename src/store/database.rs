@@ -1,0 +1,218 @@
+//! Opens the database file: ours, of our version, with our settings, or a clear reason why not.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
+
+/// An open database, and which file it is.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) connection: Connection,
+    identity: Identity,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// It was written by a newer version of the router, with this schema.
+    Newer(i32),
+    /// It belongs to another program.
+    Foreign,
+    /// It is no database, or one that is damaged.
+    Damaged(rusqlite::Error),
+    /// It cannot be used now.
+    Sqlite(rusqlite::Error),
+    /// It cannot be reached.
+    Io(io::Error),
+}
+
+/// Device and inode of a file.
+type Identity = (u64, u64);
+
+impl Database {
+    /// Opens the database of a data directory, making both where they are missing.
+    pub(super) fn open(directory: &Path) -> Result<Self, OpenError> {
+        let path = file_path(directory);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
+        make_private(&path)?;
+        let identity = identity(&path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(OPEN_BUSY_TIMEOUT)?;
+        check(&connection)?;
+        configure(&connection)?;
+        migrate(&mut connection, MIGRATIONS)?;
+        Ok(Self {
+            connection,
+            identity,
+        })
+    }
+
+    /// Whether the file is still in its place: else what is written to it would be lost.
+    pub(super) fn is_in_place(&self, directory: &Path) -> bool {
+        identity(&file_path(directory)).is_ok_and(|found| found == self.identity)
+    }
+
+    /// Closes it without moving what the log holds into the file.
+    pub(super) fn leave_as_it_is(self) {
+        // Refused only by a connection that is broken, which moves nothing either.
+        let _ = self
+            .connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+}
+
+/// Moves the database of a data directory away, with what belongs to it, and says where to.
+pub(super) fn set_aside(directory: &Path, now_unix: u64) -> io::Result<PathBuf> {
+    let path = file_path(directory);
+    let aside = directory.join(format!("{FILE_NAME}.damaged-{now_unix}"));
+    // Its log first: replayed into a new file of this name, it would damage that one.
+    for suffix in ["-wal", "-shm", ""] {
+        let from = with_suffix(&path, suffix);
+        match fs::rename(from, with_suffix(&aside, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+pub(super) fn file_path(directory: &Path) -> PathBuf {
+    directory.join(FILE_NAME)
+}
+
+/// Whether the file itself is at fault, not its surroundings.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Makes the file where it is missing, readable for its owner only; SQLite gives the files beside it
+/// the same mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Refuses what is not ours, before anything is written to it.
+fn check(connection: &Connection) -> Result<(), OpenError> {
+    let application: i32 = pragma(connection, "application_id")?;
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let version: i32 = pragma(connection, "user_version")?;
+    match application {
+        APPLICATION_ID if version > VERSION => Err(OpenError::Newer(version)),
+        APPLICATION_ID => Ok(()),
+        0 if objects == 0 && version == 0 => Ok(()),
+        _ => Err(OpenError::Foreign),
+    }
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = NORMAL;
+         PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
+         PRAGMA cache_size = -{CACHE_KIB};
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cell_size_check = ON;
+         PRAGMA trusted_schema = OFF;",
+    ))
+}
+
+/// Takes the steps that are missing, each of which is taken whole or not at all. Another process may be
+/// about to do the same.
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+    loop {
+        let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version: i32 = pragma(&step, "user_version")?;
+        let sql = usize::try_from(version)
+            .ok()
+            .and_then(|version| migrations.get(version));
+        let Some(sql) = sql else {
+            return Ok(());
+        };
+        step.execute_batch(sql)?;
+        step.pragma_update(None, "application_id", APPLICATION_ID)?;
+        step.pragma_update(None, "user_version", version + 1)?;
+        step.commit()?;
+    }
+}
+
+fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        match is_damage(&error) {
+            true => Self::Damaged(error),
+            false => Self::Sqlite(error),
+        }
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer(version) => write!(
+                f,
+                "it was written by a newer version of llm-router (schema {version}, this one knows \
+                 {VERSION}); run that version again, or move the file away"
+            ),
+            Self::Foreign => f.write_str("it belongs to another program"),
+            Self::Damaged(error) => write!(f, "it is damaged: {error}"),
+            Self::Sqlite(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+const FILE_NAME: &str = "llm-router.db";
+/// How long another process may keep it locked while it is being opened.
+const OPEN_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+/// The write-ahead log is cut back to this after a checkpoint.
+const WAL_BYTES_KEPT: u32 = 16 * 1024 * 1024;
+const CACHE_KIB: u32 = 8 * 1024;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "database_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+//! Keeps the database open, notices when it fails and when it works again, and tells everyone once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+
+use crate::runtime::clock;
+use crate::telemetry::{StoreHealth, log};
+
+use super::StoreError;
+use super::database::{Database, OpenError, file_path, is_damage, set_aside};
+use super::seal::Sealer;
+
+/// The database of a data directory, open or about to be opened again.
+pub(super) struct Keeper {
+    directory: PathBuf,
+    database: Option<Database>,
+    sealer: Sealer,
+    health: Arc<StoreHealth>,
+    /// After a failure: nothing is tried before this.
+    retry_at: Option<Instant>,
+    /// When the file is written next to see whether it can be.
+    beat_at: Instant,
+}
+
+/// How much of a transaction must be on the disk when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// All of it, even if the machine loses power.
+    Disk,
+    /// It survives the end of the process; after a loss of power the last ones may be missing.
+    Process,
+}
+
+impl Keeper {
+    /// Opens the database, if that is possible now.
+    pub(super) fn open(directory: &Path, health: Arc<StoreHealth>) -> Self {
+        let now = Instant::now();
+        let mut keeper = Self {
+            directory: directory.to_path_buf(),
+            database: None,
+            sealer: Sealer::new(directory),
+            health,
+            retry_at: None,
+            beat_at: now,
+        };
+        keeper.look_after(now);
+        keeper
+    }
+
+    pub(super) fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    /// Reads; waits for other processes until `until`.
+    pub(super) fn read<T>(
+        &mut self,
+        until: Instant,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.with_database(until, |database| work(&database.connection))
+    }
+
+    /// Writes, all or nothing; waits for other processes until `until`.
+    pub(super) fn write<T>(
+        &mut self,
+        until: Instant,
+        durability: Durability,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let done = self.with_database(until, |database| {
+            let connection = &mut database.connection;
+            let synchronous = match durability {
+                Durability::Disk => "FULL",
+                Durability::Process => "NORMAL",
+            };
+            connection.pragma_update(None, "synchronous", synchronous)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        })?;
+        self.beat_at = Instant::now() + BEAT_INTERVAL;
+        if self.health.works() {
+            log::info(format_args!("the store works again"));
+        }
+        Ok(done)
+    }
+
+    /// Opens what is closed, and writes to what was not written to for a while.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        if let Some(database) = &self.database
+            && !database.is_in_place(&self.directory)
+        {
+            self.fail("its file is no longer in its place", None);
+            self.retry_at = None;
+        }
+        let is_due = now >= self.beat_at || self.health.is_failing();
+        if is_due && self.retry_at.is_none_or(|retry_at| now >= retry_at) {
+            let at = clock::unix_secs().cast_signed();
+            // What it leads to is told by the state of the store.
+            let _ = self.write(
+                now + BEAT_BUSY_TIMEOUT,
+                Durability::Process,
+                |transaction| transaction.execute("UPDATE beat SET at = ?1", [at]),
+            );
+        }
+    }
+
+    /// Why a credential was not sealed goes to the log; the database is not to blame.
+    pub(super) fn cannot_seal(&self, error: &std::io::Error) -> StoreError {
+        log::error(format_args!(
+            "cannot seal a credential with seal.key in {}: {error}",
+            self.directory.display()
+        ));
+        StoreError::Unavailable
+    }
+
+    fn with_database<T>(
+        &mut self,
+        until: Instant,
+        work: impl FnOnce(&mut Database) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.ensure_open()?;
+        let Some(database) = &mut self.database else {
+            return Err(StoreError::Unavailable);
+        };
+        let patience = until.saturating_duration_since(Instant::now());
+        let done = database
+            .connection
+            .busy_timeout(patience.saturating_sub(REPLY_MARGIN))
+            .and_then(|()| work(database));
+        done.map_err(|error| self.failed(&error))
+    }
+
+    fn ensure_open(&mut self) -> Result<(), StoreError> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        if self
+            .retry_at
+            .is_some_and(|retry_at| Instant::now() < retry_at)
+        {
+            return Err(StoreError::Unavailable);
+        }
+        let opened = match Database::open(&self.directory) {
+            Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
+                self.move_away(&error.to_string());
+                Database::open(&self.directory)
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok(database) => {
+                self.database = Some(database);
+                self.retry_at = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error.to_string(), Some(RETRY_INTERVAL));
+                Err(StoreError::Unavailable)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &rusqlite::Error) -> StoreError {
+        match error.sqlite_error_code() {
+            // Not the database's fault.
+            Some(ErrorCode::ConstraintViolation) => StoreError::Conflict,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                self.tell("another process has it locked");
+                StoreError::Busy
+            }
+            _ if is_damage(error) => {
+                if let Some(database) = self.database.take() {
+                    database.leave_as_it_is();
+                }
+                self.move_away(&format!("it is damaged: {error}"));
+                StoreError::Unavailable
+            }
+            _ => {
+                self.fail(&error.to_string(), Some(RETRY_INTERVAL));
+                StoreError::Unavailable
+            }
+        }
+    }
+
+    /// Closes the database for a while.
+    fn fail(&mut self, reason: &str, pause: Option<Duration>) {
+        self.database = None;
+        self.retry_at = pause.map(|pause| Instant::now() + pause);
+        self.tell(reason);
+    }
+
+    fn move_away(&self, reason: &str) {
+        let file = file_path(&self.directory);
+        match set_aside(&self.directory, clock::unix_secs()) {
+            Ok(aside) => log::error(format_args!(
+                "{} cannot be used: {reason}; it is kept as {}, and a new one is begun",
+                file.display(),
+                aside.display()
+            )),
+            Err(error) => self.tell(&format!("{reason}; it cannot be moved away: {error}")),
+        }
+    }
+
+    fn tell(&self, reason: &str) {
+        if self.health.failed() {
+            log::error(format_args!(
+                "the store fails: {}: {reason}; requests are served all the same",
+                file_path(&self.directory).display()
+            ));
+        }
+    }
+}
+
+/// How long after a failure the database is left alone.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the file is written to when there is nothing else to write.
+const BEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long that waits for other processes.
+const BEAT_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+/// What is left of a caller's patience for carrying the answer.
+const REPLY_MARGIN: Duration = Duration::from_millis(100);
