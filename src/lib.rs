@@ -33,7 +33,7 @@
 //! | [`proxy`] | the data plane |
 //! | [`server`] | worker threads, listeners, signals, drain |
 //! | [`store`] | the store thread and its SQLite database: registered nodes, sessions, request history |
-//! | [`control`] | the control thread: probes, name resolution, the key file, snapshots |
+//! | [`control`] | the control thread: probes, name resolution, the key file, snapshots; the control API |
 //! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
 //!
 //! ```text
@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
 //! | control | probes nodes (on helper threads), follows the key file, judges failing nodes, publishes snapshots | yes |
+//! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
@@ -84,6 +85,8 @@
 //!   that somebody waits share one atomic word: a newcomer finds a marked counter full, and a release
 //!   learns in the same instruction whether it must hand over. `admission::queues` tells why nothing is
 //!   lost; loom models and a simulation check it.
+//! * **Workers know nothing of the control API.** They receive a request whole, hand it over through a bounded
+//!   queue and send what comes back; [`control::api`] has the routes, and threads that may block.
 //! * **The configuration is replaced, never changed.** A worker keeps its own reference, takes the next one
 //!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
 //!   on, and no request pays for it with an atomic operation.

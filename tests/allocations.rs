@@ -116,8 +116,8 @@ fn router(
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
-    let server = Server::start(config, keys, |shared, failing| {
-        control::start(shared, key_file, failing)
+    let server = Server::start(config, keys, |shared, inbox| {
+        control::start(shared, key_file, inbox)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

@@ -38,10 +38,10 @@ pub(super) fn start(config: Config) -> Result<Running, String> {
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let mut store_thread = None;
-    let server = Server::start(config, keys, |shared, failing| {
+    let server = Server::start(config, keys, |shared, inbox| {
         let (_store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        control::start(shared, key_file, failing)
+        control::start(shared, key_file, inbox)
     })
     .map_err(|error| error.to_string())?;
     Ok(Running {

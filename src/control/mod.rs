@@ -4,6 +4,7 @@
 //! and publishes each result as one new snapshot. It is never on the way of a request: workers only
 //! ever read what it published last.
 
+pub mod api;
 mod keys;
 mod nodes;
 mod probe;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use crate::nodes::NodeId;
-use crate::proxy::Shared;
+use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
 use crate::telemetry::{ProcessSample, log};
 
@@ -25,24 +26,23 @@ use nodes::Nodes;
 
 pub use keys::{KeyFile, load_keys};
 
-/// Starts the control thread. It ends with the process, or when the workers' end of `failing` is gone.
+/// Starts the control thread and the threads of the control API. They end with the process, or when the
+/// workers' ends of `inbox` are gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(shared: Arc<Shared>, key_file: KeyFile, failing: Receiver<NodeId>) -> io::Result<()> {
+pub fn start(shared: Arc<Shared>, key_file: KeyFile, inbox: ControlInbox) -> io::Result<()> {
+    let key_file = Arc::new(key_file);
+    api::start(&shared, &key_file, &inbox.api)?;
     let probers = probe::start(PROBERS)?;
+    let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread
-        .spawn(move || run(&shared, key_file, &failing, probers))
+        .spawn(move || run(&shared, &key_file, &failing, probers))
         .map(drop)
 }
 
-fn run(
-    shared: &Shared,
-    mut key_file: KeyFile,
-    failing: &Receiver<NodeId>,
-    probers: probe::Probers,
-) {
+fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, probers: probe::Probers) {
     let origin = Instant::now();
     let mut nodes = Nodes::new(&shared.config.current(), Arc::clone(&shared.directory));
     let mut housekeeping_at = Duration::ZERO;

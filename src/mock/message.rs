@@ -96,7 +96,7 @@ impl Messages {
         let mut head = HeadWriter::new(&mut scratch.head);
         head.status_line(error.status);
         head.field("Content-Type", JSON);
-        if let Some(allow) = error.allow {
+        if let Some(allow) = &error.allow {
             head.field("Allow", allow.as_bytes());
         }
         if let Some(seconds) = error.retry_after_secs {

@@ -25,7 +25,7 @@ pub struct ApiError {
     /// The value of `Retry-After` in seconds, at least 1 where present.
     pub retry_after_secs: Option<u32>,
     /// The value of `Allow`; present with 405 only.
-    pub allow: Option<&'static str>,
+    pub allow: Option<Cow<'static, str>>,
 }
 
 impl ApiError {
@@ -68,13 +68,13 @@ impl ApiError {
     }
 
     /// 405, with the methods that are allowed here.
-    pub const fn method_not_allowed(allow: &'static str) -> Self {
+    pub fn method_not_allowed(allow: impl Into<Cow<'static, str>>) -> Self {
         let mut error = Self::protocol(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             "This method is not allowed here",
         );
-        error.allow = Some(allow);
+        error.allow = Some(allow.into());
         error
     }
 
@@ -250,7 +250,7 @@ impl ApiError {
         )
     }
 
-    const fn unavailable(code: &'static str, message: &'static str) -> Self {
+    pub(super) const fn unavailable(code: &'static str, message: &'static str) -> Self {
         Self::fixed(
             StatusCode::SERVICE_UNAVAILABLE,
             SERVICE_UNAVAILABLE,
@@ -263,7 +263,7 @@ impl ApiError {
         Self::fixed(status, INVALID_REQUEST, code, message)
     }
 
-    const fn fixed(
+    pub(super) const fn fixed(
         status: StatusCode,
         kind: &'static str,
         code: &'static str,
@@ -288,7 +288,7 @@ impl ApiError {
         }
     }
 
-    fn retry_after(mut self, secs: u32) -> Self {
+    pub(super) fn retry_after(mut self, secs: u32) -> Self {
         self.retry_after_secs = Some(secs.max(1));
         self
     }
@@ -360,7 +360,7 @@ impl std::fmt::Display for Seconds {
 
 /// Appends a name from outside so that no terminal or log acts on it: at most
 /// [`SHOWN_CHARS_MAX`] characters, controls and line or direction marks in `\u{…}` form.
-fn push_shown(out: &mut String, name: &str) {
+pub(super) fn push_shown(out: &mut String, name: &str) {
     let mut characters = name.chars();
     for character in characters.by_ref().take(SHOWN_CHARS_MAX) {
         let acts = character.is_control()
@@ -377,7 +377,7 @@ fn push_shown(out: &mut String, name: &str) {
 }
 
 const SHOWN_CHARS_MAX: usize = 256;
-const INVALID_REQUEST: &str = "invalid_request_error";
+pub(super) const INVALID_REQUEST: &str = "invalid_request_error";
 const BAD_GATEWAY: &str = "bad_gateway";
 const SERVICE_UNAVAILABLE: &str = "service_unavailable";
 const QUEUE_FULL: &str = "queue_full";

@@ -166,7 +166,7 @@ fn a_hostile_model_name_is_made_visible_and_cut() {
 fn route_and_body_errors_become_answers() {
     let refused = ApiError::from(RouteError::MethodNotAllowed { allow: "POST" });
     assert_eq!(
-        (refused.status.as_u16(), refused.allow),
+        (refused.status.as_u16(), refused.allow.as_deref()),
         (405, Some("POST"))
     );
     assert_eq!(ApiError::from(RouteError::NotFound), ApiError::not_found());

@@ -3,6 +3,7 @@
 //! Owns the routes, what a request body says about its model, the error and model-list bodies and
 //! the reading of token usage. It must never do I/O, read a clock, or change a byte it was lent.
 
+mod control_error;
 pub mod error;
 pub mod json;
 pub mod models;

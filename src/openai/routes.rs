@@ -35,13 +35,17 @@ pub enum Endpoint {
     Ready,
     /// `GET /metrics`
     Metrics,
-    /// Everything else: control API, dashboard, unknown paths. [`route`] never answers it.
+    /// `/api/*`, any method: the control API, which has a table of its own.
+    Api,
+    /// `GET /`, `GET /assets/*`: the page that shows the control API.
+    Dashboard,
+    /// Everything else: unknown paths. [`route`] never answers it.
     Other,
 }
 
 impl Endpoint {
     /// How many endpoints there are; every [`Endpoint::index`] is below it.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 16;
 
     /// All endpoints in the order of their index.
     pub const ALL: [Self; Self::COUNT] = [
@@ -58,6 +62,8 @@ impl Endpoint {
         Self::Health,
         Self::Ready,
         Self::Metrics,
+        Self::Api,
+        Self::Dashboard,
         Self::Other,
     ];
 
@@ -82,6 +88,8 @@ impl Endpoint {
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Metrics => "metrics",
+            Self::Api => "api",
+            Self::Dashboard => "dashboard",
             Self::Other => "other",
         }
     }
@@ -106,11 +114,12 @@ impl Endpoint {
     ///
     /// Embeddings get half of it and audio and images twice as much, which at the default of 32 MiB
     /// is 16 MiB and 64 MiB, and follows the operator who lowers or raises the one key there is.
-    /// Endpoints that take no body answer 0.
+    /// What the control API takes does not depend on it. Endpoints that take no body answer 0.
     pub const fn body_bytes_max(self, configured_max: usize) -> usize {
         match self {
             Self::Embeddings => configured_max / 2,
             Self::Audio | Self::Images => configured_max.saturating_mul(2),
+            Self::Api => API_BODY_BYTES_MAX,
             _ if self.is_inference() => configured_max,
             _ => 0,
         }
@@ -157,13 +166,21 @@ pub enum RouteError {
 ///
 /// # Errors
 /// [`RouteError::NotFound`] for any path that is not exactly a known one, and
-/// [`RouteError::MethodNotAllowed`] for a known path with another method.
+/// [`RouteError::MethodNotAllowed`] for a known path with another method. The control API says both by
+/// itself.
 pub fn route<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, RouteError> {
     let (endpoint, body) = lookup(path).ok_or(RouteError::NotFound)?;
     let model_id = match endpoint {
         Endpoint::Model => Some(model_id(path)?),
         _ => None,
     };
+    if endpoint == Endpoint::Api {
+        return Ok(Route {
+            endpoint,
+            body,
+            model_id: None,
+        });
+    }
     let (allowed, allow) = match body {
         BodyKind::None => (
             *method == Method::GET || *method == Method::HEAD,
@@ -189,6 +206,9 @@ fn lookup(path: &str) -> Option<(Endpoint, BodyKind)> {
             "/health" => Some((Endpoint::Health, NoBody)),
             "/ready" => Some((Endpoint::Ready, NoBody)),
             "/metrics" => Some((Endpoint::Metrics, NoBody)),
+            "/" => Some((Endpoint::Dashboard, NoBody)),
+            _ if path.starts_with("/api/") => Some((Endpoint::Api, Json)),
+            _ if path.starts_with("/assets/") => Some((Endpoint::Dashboard, NoBody)),
             _ => None,
         };
     };
@@ -255,6 +275,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 const MODEL_PREFIX: &str = "models/";
+/// A thousand models of a node fit, with room to spare.
+const API_BODY_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 #[path = "routes_tests.rs"]

@@ -55,6 +55,8 @@ fn every_address_of_the_contract_has_its_endpoint_and_body() {
         ("/health", Endpoint::Health),
         ("/ready", Endpoint::Ready),
         ("/metrics", Endpoint::Metrics),
+        ("/", Endpoint::Dashboard),
+        ("/assets/app.js", Endpoint::Dashboard),
     ];
     for (path, endpoint) in gets {
         assert_eq!(
@@ -76,10 +78,21 @@ fn every_address_of_the_contract_has_its_endpoint_and_body() {
 }
 
 #[test]
+fn the_control_api_takes_every_method() {
+    for method in [Method::GET, Method::POST, Method::DELETE, Method::PATCH] {
+        for path in ["/api/nodes", "/api/", "/api/nodes/x/drain"] {
+            let (endpoint, _) = found(&method, path);
+            assert_eq!(endpoint, Endpoint::Api);
+            assert!(!endpoint.is_inference());
+        }
+    }
+}
+
+#[test]
 fn no_other_spelling_of_a_path_is_the_path() {
     for path in [
         "",
-        "/",
+        "//",
         "*",
         "/v1",
         "/v1/",
@@ -109,7 +122,10 @@ fn no_other_spelling_of_a_path_is_the_path() {
         "/v1/chat%2fcompletions",
         "/v1/responses/x",
         "/v1/completions;x",
-        "/api/nodes",
+        "/api",
+        "/Api/nodes",
+        "//api/nodes",
+        "/assets",
         "/v1/audio/../models",
     ] {
         assert_eq!(
@@ -188,6 +204,7 @@ fn body_limits_follow_the_configured_one() {
         (Endpoint::Embeddings, 16 * MIB),
         (Endpoint::Audio, 64 * MIB),
         (Endpoint::Images, 64 * MIB),
+        (Endpoint::Api, 64 * 1024),
         (Endpoint::Models, 0),
         (Endpoint::Other, 0),
     ] {

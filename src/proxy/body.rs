@@ -75,6 +75,11 @@ impl Body {
         self.leftover.take()
     }
 
+    /// No body; what was received belongs to the next request.
+    pub(super) fn none(received: Buf) -> Self {
+        Self::of_whole(received, 0, None)
+    }
+
     /// The first `body_bytes` of `buf`, which has them; what lies behind them is left over.
     fn of_whole(mut buf: Buf, body_bytes: usize, reservation: Option<BufferReservation>) -> Self {
         let start = buf.window().start;

@@ -17,6 +17,8 @@ pub(super) struct Downstream {
     pub(super) deadline: Deadline,
     pub(super) inlet: Inlet,
     pub(super) writer: Writer,
+    /// Its address, as the kernel tells it.
+    pub(super) peer: IpAddr,
     /// The field line that tells nodes the client's address.
     pub(super) forwarded_for: Box<[u8]>,
     /// The API key it came with last.
@@ -45,6 +47,7 @@ impl Downstream {
             deadline,
             inlet,
             writer,
+            peer: peer.to_canonical(),
             forwarded_for: forwarded_for(peer),
             key: KeyMemory::new(),
         }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, chunk_size_line};
+use crate::http1::{HeadWriter, LAST_CHUNK};
 use crate::openai::{ApiError, Endpoint};
 use crate::runtime::{Buf, Scratch};
 
@@ -12,7 +12,7 @@ use super::Worker;
 use super::downstream::{Downstream, Gone};
 use super::exchange::After;
 use super::request::{EarlyHead, Request, WaitNotice};
-use super::respond::{self, OwnFields, Scope};
+use super::respond::{self, OwnFields, Scope, push_chunk};
 
 /// Whether a stream may begin before its node is known: the endpoint's streams are events as OpenAI sends
 /// them, so that clients understand an error among them, and the client understands chunks.
@@ -97,11 +97,4 @@ fn comment_text(place: usize, wait_secs: u32) -> Vec<u8> {
     // Writing to a vector cannot fail.
     let _ = write!(text, ": queue position={place} wait={wait_secs}\n\n");
     text
-}
-
-fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
-    let mut line = [0; CHUNK_SIZE_LINE_BYTES_MAX];
-    out.extend_from_slice(chunk_size_line(data.len(), &mut line));
-    out.extend_from_slice(data);
-    out.extend_from_slice(b"\r\n");
 }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::openai::{ApiError, Endpoint, models};
 
 use super::Worker;
+use super::api;
 use super::downstream::Downstream;
 use super::exchange::{After, Stop};
 use super::request::Request;
@@ -24,8 +25,12 @@ pub(super) async fn answer(
     let Ok(routed) = &request.route else {
         return Err(ApiError::not_found().into());
     };
+    if routed.endpoint == Endpoint::Api {
+        // Large and rare: an exchange shall not be made to hold it.
+        return Box::pin(api::answer(worker, client, request, trace)).await;
+    }
     let needs_key = match routed.endpoint {
-        Endpoint::Health | Endpoint::Ready => false,
+        Endpoint::Health | Endpoint::Ready | Endpoint::Dashboard => false,
         Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };

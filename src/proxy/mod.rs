@@ -11,6 +11,7 @@
 //! * No byte of a refused request reaches a node; nothing is sent again once a response byte came.
 //! * Truncation stays visible: a response that was cut is never given a clean end.
 
+pub mod api;
 mod attempt;
 mod body;
 mod connection;
@@ -30,4 +31,4 @@ mod worker;
 
 pub use connection::serve;
 pub use settings::{LiveConfig, admission_limits, apply_log_level};
-pub use worker::{DrainPhase, Notice, Shared, Worker, wake_by};
+pub use worker::{ControlInbox, DrainPhase, Notice, Shared, Worker, wake_by};

@@ -10,6 +10,7 @@ use crate::runtime::clock::Moment;
 use crate::runtime::{Buf, Pooled, Scratch};
 
 use super::Worker;
+use super::api::ApiHead;
 use super::downstream::{Downstream, Gone};
 use super::exchange::After;
 use super::request_id::RequestId;
@@ -38,6 +39,8 @@ pub(super) struct Request {
     pub(super) has_content_coding: bool,
     /// The media type, kept only where the body is read with it.
     pub(super) content_type: Option<Box<[u8]>>,
+    /// What the control API reads of the head, kept only where it is asked.
+    pub(super) api: Option<Box<ApiHead>>,
     /// Whether the body was received whole and what follows it is kept for the next request.
     pub(super) is_body_received: bool,
     /// The field lines that go on to a node and the empty line behind them, then `path?query`.
@@ -224,6 +227,9 @@ fn digest(
     let is_multipart = routed
         .as_ref()
         .is_ok_and(|routed| routed.body == BodyKind::Multipart);
+    let is_api = routed
+        .as_ref()
+        .is_ok_and(|routed| routed.endpoint == Endpoint::Api);
     let client_id = head.x_request_id.and_then(RequestId::from_client);
     let request = Request {
         id: client_id.unwrap_or_else(|| worker.new_request_id()),
@@ -242,6 +248,7 @@ fn digest(
             .content_encoding
             .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")),
         content_type: head.content_type.filter(|_| is_multipart).map(Into::into),
+        api: is_api.then(|| Box::new(ApiHead::of(head))),
         is_body_received: false,
         forwarded,
         field_lines_bytes,

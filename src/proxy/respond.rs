@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-use crate::http1::{self, HeadWriter};
+use crate::http1::{self, CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, chunk_size_line};
 use crate::openai::ApiError;
 use crate::runtime::{Buf, Scratch};
 use crate::telemetry::RejectionReason;
@@ -25,7 +25,8 @@ impl From<http1::Reject> for ApiError {
             message: reject.reason.into(),
             retry_after_secs: None,
             // RFC 9110 section 15.5.6 demands it; only CONNECT is refused before there is a route.
-            allow: (reject.status == StatusCode::METHOD_NOT_ALLOWED).then_some("GET, HEAD, POST"),
+            allow: (reject.status == StatusCode::METHOD_NOT_ALLOWED)
+                .then(|| "GET, HEAD, POST".into()),
         }
     }
 }
@@ -198,7 +199,7 @@ pub(super) async fn linger(client: &mut Downstream) {
 
 /// Whether the connection can serve another request after this one is answered without a node: the
 /// request must be received whole, whether or not anyone looked at its body.
-fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) -> bool {
+pub(super) fn go_on_after(worker: &Worker, client: &mut Downstream, request: &mut Request) -> bool {
     if !request.keep_alive || worker.is_draining() {
         return false;
     }
@@ -225,14 +226,14 @@ struct Envelope<'r> {
 }
 
 /// A whole response made here.
-struct Response {
+pub(super) struct Response {
     bytes: Buf,
     body_bytes: usize,
     keep_alive: bool,
 }
 
 impl Response {
-    fn of(head: &[u8], body: &[u8], keep_alive: bool) -> Self {
+    pub(super) fn of(head: &[u8], body: &[u8], keep_alive: bool) -> Self {
         let mut bytes = Buf::with_room(head.len() + body.len());
         bytes.append(head);
         bytes.append(body);
@@ -261,7 +262,7 @@ fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) ->
     if let Some(secs) = error.retry_after_secs {
         writer.field("Retry-After", itoa::Buffer::new().format(secs).as_bytes());
     }
-    if let Some(allow) = error.allow {
+    if let Some(allow) = &error.allow {
         writer.field("Allow", allow.as_bytes());
     }
     write_own_fields(worker, &mut writer, own);
@@ -269,7 +270,8 @@ fn error_response(worker: &Worker, error: &ApiError, envelope: &Envelope<'_>) ->
     Response::of(&head, if *has_body { &body } else { &[] }, own.keep_alive)
 }
 
-async fn deliver(
+/// Sends a whole response.
+pub(super) async fn deliver(
     worker: &Worker,
     client: &mut Downstream,
     response: Response,
@@ -299,6 +301,14 @@ pub(super) async fn write(
     let (written, _) = client.writer.write_all(response).await;
     client.deadline.clear();
     written.map_err(|_| Gone)
+}
+
+/// Appends `data`, which is not empty, as one chunk.
+pub(super) fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    let mut line = [0; CHUNK_SIZE_LINE_BYTES_MAX];
+    out.extend_from_slice(chunk_size_line(data.len(), &mut line));
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What a refusal counts as; errors of nodes are counted at the node.

@@ -314,6 +314,8 @@ fn endpoint_label(endpoint: Endpoint) -> EndpointLabel {
         Endpoint::Health => EndpointLabel::Health,
         Endpoint::Ready => EndpointLabel::Ready,
         Endpoint::Metrics => EndpointLabel::Metrics,
+        Endpoint::Api => EndpointLabel::Api,
+        Endpoint::Dashboard => EndpointLabel::Dashboard,
         Endpoint::Other => EndpointLabel::Other,
     }
 }

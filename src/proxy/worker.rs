@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Cache};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::admission::{BufferBudget, LocalBudget, PerWorker, SeatAddress, TurnKey};
 use crate::auth::Scope;
@@ -24,11 +24,11 @@ use crate::telemetry::{
 };
 use crate::upstream::Pool;
 
+use super::api::{Answer, ApiCall, Desk};
 use super::request_id::{RequestId, RequestIds};
 use super::settings::{self, LiveConfig};
 
 /// A message to one worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// The turn of the request on this seat has come.
     Turn {
@@ -37,6 +37,8 @@ pub enum Notice {
     },
     /// The node table or the state of a node has changed: waiting requests are to follow.
     NodesChanged,
+    /// The control side has answered a call of this worker.
+    Answer(Box<Answer>),
     /// The configuration has been replaced.
     ConfigChanged,
     /// Stop listening, and close the connections that only wait for work.
@@ -71,13 +73,44 @@ pub struct Shared {
     pub drain: DrainPhase,
     /// Nodes that failed too often in a row, for the control thread to judge.
     pub failing_nodes: Sender<NodeId>,
+    /// Calls of the control API, for the threads that may block.
+    pub api: Sender<ApiCall>,
     /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
     pub unix_secs: AtomicU64,
     /// Start of the process, seconds since the Unix epoch.
     pub started_unix_secs: u64,
 }
 
+/// What the workers send to the control side, as it receives it.
+pub struct ControlInbox {
+    /// Nodes that failed too often in a row.
+    pub failing_nodes: Receiver<NodeId>,
+    /// Calls of the control API.
+    pub api: Receiver<ApiCall>,
+}
+
 impl Shared {
+    /// What there is to be told about the process and all workers now.
+    pub fn scrape<'a>(
+        &'a self,
+        table: &'a NodeTable,
+        process: Option<&'a ProcessSample>,
+    ) -> Scrape<'a> {
+        Scrape {
+            workers: &self.metrics,
+            table,
+            admission: &self.admission,
+            budget: &self.budget,
+            access_log: self.access_log.as_ref(),
+            store: &self.store,
+            process,
+            build: BuildLabels {
+                version: env!("CARGO_PKG_VERSION"),
+                io_driver: self.driver.name(),
+            },
+        }
+    }
+
     /// Has the waiting requests follow a change of the nodes; `false` if it must be tried again.
     pub fn nodes_changed(&self) -> bool {
         // Any worker will do; the thread that publishes must not hold the queues' lock, because it may
@@ -129,7 +162,8 @@ impl DrainPhase {
 pub struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
-    index: usize,
+    /// Which of the workers it is.
+    pub(super) index: usize,
     /// The configuration this worker follows, and its generation.
     config: RefCell<PerWorker<Config>>,
     config_generation: Cell<u64>,
@@ -141,6 +175,8 @@ pub struct Worker {
     pub(super) budget: LocalBudget,
     candidates: RefCell<Candidates>,
     keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
+    /// Where exchanges wait for the control side.
+    pub(super) desk: Desk,
     request_ids: RequestIds,
     /// Panics of this worker's tasks that the metrics know of.
     panics_counted: Cell<u64>,
@@ -170,6 +206,7 @@ impl Worker {
             budget: LocalBudget::new(Arc::clone(&shared.budget)),
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
+            desk: Desk::new(),
             request_ids: RequestIds::new(seed),
             panics_counted: Cell::new(0),
             shared,
@@ -220,6 +257,11 @@ impl Worker {
         let table = self.node_table();
         self.admission
             .refresh(table.generation(), |name| table.model(name).map(Arc::clone));
+    }
+
+    /// Follows [`Notice::Answer`].
+    pub fn answer_came(&self, answer: Answer) {
+        self.desk.answer(answer);
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.
@@ -307,23 +349,11 @@ impl Worker {
 
     pub(super) fn write_metrics(&self, out: &mut Vec<u8>) {
         self.publish_counts();
-        let shared = &*self.shared;
-        let process = shared.process.load();
+        let process = self.shared.process.load();
         let mut text = String::with_capacity(METRICS_BYTES_USUAL);
-        Scrape {
-            workers: &shared.metrics,
-            table: &self.node_table(),
-            admission: &shared.admission,
-            budget: &shared.budget,
-            access_log: shared.access_log.as_ref(),
-            store: &shared.store,
-            process: process.as_deref(),
-            build: BuildLabels {
-                version: env!("CARGO_PKG_VERSION"),
-                io_driver: shared.driver.name(),
-            },
-        }
-        .render(&mut text);
+        self.shared
+            .scrape(&self.node_table(), process.as_deref())
+            .render(&mut text);
         out.extend_from_slice(text.as_bytes());
     }
 }

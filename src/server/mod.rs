@@ -4,6 +4,7 @@
 //! main thread   binds the listeners, starts everything, then waits for signals
 //! worker × n    one runtime each, pinned: accept tasks, connections, its pool     (worker.rs)
 //! control       probes, keys, snapshots; started by whoever composes the process  (control/)
+//! api × 4       the control API; started with it                                  (control/api/)
 //! access-log    writes access records, if they are on                             (telemetry/)
 //! ```
 
@@ -19,13 +20,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::Sender;
 
 use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::{self, DrainPhase, LiveConfig, Notice, Shared};
+use crate::proxy::api::{self, ApiCall};
+use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
 
@@ -78,15 +80,15 @@ pub struct Server {
 
 impl Server {
     /// Starts the workers and listens. Call it before any other thread is started: it blocks the
-    /// signals it waits for. `start_control` starts the thread that probes nodes and follows the key
-    /// file; it is given what it publishes to and the nodes that workers saw failing.
+    /// signals it waits for. `start_control` starts the threads that may block; they are given what they
+    /// publish to and what the workers send them.
     ///
     /// # Errors
     /// [`StartError`]; threads that were started already end with the process.
     pub fn start(
         config: Config,
         keys: KeySet,
-        start_control: impl FnOnce(Arc<Shared>, Receiver<NodeId>) -> io::Result<()>,
+        start_control: impl FnOnce(Arc<Shared>, ControlInbox) -> io::Result<()>,
     ) -> Result<Self, StartError> {
         proxy::apply_log_level(&config);
         let signals = Signals::block().map_err(system("block signals"))?;
@@ -109,7 +111,7 @@ impl Server {
         let (access_log, access_log_writer) = start_access_log(&config.log.access)
             .map_err(system("open the access log"))?
             .unzip();
-        let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
+        let (failing_nodes, api, inbox) = control_channels();
         let now = clock::unix_secs();
         let (mailboxes, inboxes) =
             mailboxes(worker_count).map_err(system("create a worker's mailbox"))?;
@@ -127,11 +129,12 @@ impl Server {
             driver: choice.driver,
             drain: DrainPhase::default(),
             failing_nodes,
+            api,
             unix_secs: AtomicU64::new(now),
             started_unix_secs: now,
             config: LiveConfig::new(config, worker_count),
         });
-        start_control(Arc::clone(&shared), failures).map_err(system("start the control thread"))?;
+        start_control(Arc::clone(&shared), inbox).map_err(system("start the control threads"))?;
         let accepting = Arc::default();
         let seats = inboxes.into_iter().zip(listeners).collect();
         start_workers(&shared, seats, connection_count_max, &accepting)?;
@@ -236,13 +239,26 @@ impl Server {
     }
 }
 
+/// What workers send to the control side with, and what it receives with.
+fn control_channels() -> (Sender<NodeId>, Sender<ApiCall>, ControlInbox) {
+    let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
+    let (api, calls) = crossbeam_channel::bounded(API_CALLS_MAX);
+    let inbox = ControlInbox {
+        failing_nodes: failures,
+        api: calls,
+    };
+    (failing_nodes, api, inbox)
+}
+
 type Mailboxes = Vec<mailbox::Sender<Notice>>;
 type Inboxes = Vec<mailbox::Receiver<Notice>>;
 
-/// A mailbox for each worker. There is room for a word to every request that may ever wait, twice over,
-/// and for the few other notices.
+/// A mailbox for each worker. There is room for a word to every request that may ever wait, twice over, for
+/// an answer to every call of the control API, those that were given up included, and for the few other
+/// notices.
 fn mailboxes(count: usize) -> io::Result<(Mailboxes, Inboxes)> {
-    let room = 2 * config::MAX_WAITING_MAX as usize + OTHER_NOTICES_MAX;
+    let turns = 2 * config::MAX_WAITING_MAX as usize;
+    let room = turns + api::CALLS_MAX + API_CALLS_MAX + OTHER_NOTICES_MAX;
     (0..count).map(|_| mailbox::new(room)).collect()
 }
 
@@ -342,6 +358,8 @@ impl std::error::Error for StartError {}
 
 /// Reports of failing nodes that may wait for the control thread; it needs only one per node.
 const FAILURE_REPORTS: usize = 1024;
+/// Calls of the control API that may wait for a thread; further ones are refused.
+const API_CALLS_MAX: usize = 256;
 /// Access records that may wait for the writing thread; more are dropped and counted.
 const ACCESS_RECORDS_MAX: usize = 16 * 1024;
 /// Notices to a worker, other than about turns, that it may not have read yet.
