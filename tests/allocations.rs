@@ -117,7 +117,7 @@ fn router(
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
     let server = Server::start(config, keys, |shared, inbox| {
-        control::start(shared, key_file, inbox)
+        control::start(shared, key_file, None, inbox).map(drop)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

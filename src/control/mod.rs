@@ -8,6 +8,7 @@ pub mod api;
 mod keys;
 mod nodes;
 mod probe;
+mod reload;
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::config::{Config, Sources};
 use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
@@ -25,24 +27,52 @@ use crate::telemetry::{ProcessSample, log};
 use nodes::Nodes;
 
 pub use keys::{KeyFile, load_keys};
+pub use reload::{ReloadRefusal, Reloaded, Reloader};
 
-/// Starts the control thread and the threads of the control API. They end with the process, or when the
-/// workers' ends of `inbox` are gone.
+/// What the control thread is told to do.
+enum Command {
+    /// Follow the nodes and aliases of a configuration.
+    Reconfigure {
+        config: Box<Config>,
+        done: Sender<()>,
+    },
+}
+
+/// Starts the control thread and the threads of the control API, and returns who reads the configuration
+/// again, from `sources`. The threads end with the process, or when the workers' ends of `inbox` are gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(shared: Arc<Shared>, key_file: KeyFile, inbox: ControlInbox) -> io::Result<()> {
+pub fn start(
+    shared: Arc<Shared>,
+    key_file: KeyFile,
+    sources: Option<Sources>,
+    inbox: ControlInbox,
+) -> io::Result<Arc<Reloader>> {
     let key_file = Arc::new(key_file);
-    api::start(&shared, &key_file, &inbox.api)?;
+    let (commands, orders) = bounded(COMMANDS_MAX);
+    let reloader = Reloader::new(
+        sources,
+        Arc::clone(&shared),
+        Arc::clone(&key_file),
+        commands,
+    );
+    let reloader = Arc::new(reloader);
+    api::start(&shared, &key_file, &reloader, &inbox.api)?;
     let probers = probe::start(PROBERS)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread
-        .spawn(move || run(&shared, &key_file, &failing, probers))
-        .map(drop)
+    thread.spawn(move || run(&shared, &key_file, &failing, &orders, probers))?;
+    Ok(reloader)
 }
 
-fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, probers: probe::Probers) {
+fn run(
+    shared: &Shared,
+    key_file: &KeyFile,
+    failing: &Receiver<NodeId>,
+    orders: &Receiver<Command>,
+    probers: probe::Probers,
+) {
     let origin = Instant::now();
     let mut nodes = Nodes::new(&shared.config.current(), Arc::clone(&shared.directory));
     let mut housekeeping_at = Duration::ZERO;
@@ -56,6 +86,14 @@ fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, probers:
             },
             recv(probers.outcomes()) -> outcome => match outcome {
                 Ok(outcome) => nodes.probed(outcome, origin.elapsed()),
+                Err(_) => return,
+            },
+            recv(orders) -> command => match command {
+                Ok(Command::Reconfigure { config, done }) => {
+                    nodes.reconfigure(&config, origin.elapsed());
+                    // Nobody listens any more when it took too long.
+                    let _ = done.try_send(());
+                }
                 Err(_) => return,
             },
             default(wait) => {}
@@ -81,5 +119,7 @@ fn publish_process(shared: &Shared) {
 
 /// Probes under way at once: dead nodes that take the whole time limit must not hold up the others.
 const PROBERS: usize = 8;
+/// Orders that may wait for the control thread.
+const COMMANDS_MAX: usize = 16;
 /// How often the key file is looked at: revocation is effective within a second (spec section 9).
 const HOUSEKEEPING: Duration = Duration::from_millis(500);

@@ -1,7 +1,7 @@
 //! Keeps the node table true: what probes find out about nodes becomes the next snapshot, and what
 //! happens to them becomes their state.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub(super) struct Nodes {
     board: HealthBoard,
     /// Nodes whose probe is under way.
     probing: HashSet<Box<str>>,
+    /// Of these, those that became other nodes meanwhile: what the probe finds out is not about them.
+    outdated: HashSet<Box<str>>,
     /// Whether waiting requests have not been told of a change yet.
     has_news: bool,
 }
@@ -39,12 +41,7 @@ struct Known {
 
 impl Nodes {
     pub(super) fn new(config: &Config, directory: Arc<NodeDirectory>) -> Self {
-        let known = config.nodes.iter().map(|node| Known {
-            addresses: literal_address(&node.base_url).into_iter().collect(),
-            config: node.clone(),
-            discovered: Vec::new(),
-            slots: None,
-        });
+        let known = config.nodes.iter().map(Known::new);
         let mut nodes = Self {
             table: directory.snapshot(),
             directory,
@@ -52,10 +49,44 @@ impl Nodes {
             known: known.collect(),
             board: HealthBoard::new(PROBE_INTERVAL),
             probing: HashSet::new(),
+            outdated: HashSet::new(),
             has_news: false,
         };
         nodes.publish(Duration::ZERO);
         nodes
+    }
+
+    /// Follows another configuration: nodes that are not in it any more get nothing new, what they are doing
+    /// they finish; new ones, and those at a new address, begin as at the start.
+    pub(super) fn reconfigure(&mut self, config: &Config, now: Duration) {
+        let mut before: HashMap<String, Known> = std::mem::take(&mut self.known)
+            .into_iter()
+            .map(|known| (known.config.name.clone(), known))
+            .collect();
+        for node in &config.nodes {
+            let known = match before.remove(&node.name) {
+                Some(known) if known.is_still(node) => known.with(node),
+                Some(_) => {
+                    self.is_another(&node.name);
+                    Known::new(node)
+                }
+                None => Known::new(node),
+            };
+            self.known.push(known);
+        }
+        for name in before.keys() {
+            self.is_another(name);
+        }
+        self.aliases = config.aliases.iter().map(alias_spec).collect();
+        self.publish(now);
+    }
+
+    /// What was known of the node of this name is not true of the next one of this name.
+    fn is_another(&mut self, name: &str) {
+        self.board.forget(&self.table, name);
+        if self.probing.contains(name) {
+            self.outdated.insert(name.into());
+        }
     }
 
     /// Hands every probe that is due to the probers.
@@ -98,6 +129,9 @@ impl Nodes {
     /// Takes in what a probe found out.
     pub(super) fn probed(&mut self, outcome: Outcome, now: Duration) {
         self.probing.remove(&outcome.node);
+        if self.outdated.remove(&outcome.node) {
+            return;
+        }
         let Some(known) = self
             .known
             .iter_mut()
@@ -178,6 +212,29 @@ impl Nodes {
 }
 
 impl Known {
+    fn new(config: &NodeConfig) -> Self {
+        Self {
+            addresses: literal_address(&config.base_url).into_iter().collect(),
+            config: config.clone(),
+            discovered: Vec::new(),
+            slots: None,
+        }
+    }
+
+    /// Whether what is known of it holds under other settings as well.
+    fn is_still(&self, config: &NodeConfig) -> bool {
+        let needs_models = config.models.is_empty() && !self.config.models.is_empty();
+        self.config.base_url == config.base_url && !needs_models
+    }
+
+    /// The same node with other settings.
+    fn with(self, config: &NodeConfig) -> Self {
+        Self {
+            config: config.clone(),
+            ..self
+        }
+    }
+
     fn spec(&self) -> NodeSpec {
         let config = &self.config;
         let configured = || {

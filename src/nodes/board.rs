@@ -48,6 +48,16 @@ impl HealthBoard {
         }
     }
 
+    /// The node of this name becomes another one: it gets no requests, and begins anew with the next table
+    /// that has it.
+    pub fn forget(&mut self, table: &NodeTable, name: &str) {
+        if self.machines.remove(name).is_some()
+            && let Some(node) = table.node(name)
+        {
+            node.live.publish_state(NodeState::Pending);
+        }
+    }
+
     /// The health of one node.
     #[must_use]
     pub fn health(&self, name: &str) -> Option<&NodeHealth> {

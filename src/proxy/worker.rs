@@ -20,7 +20,7 @@ use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
     AccessLog, BuildLabels, HourEvent, Occurrence, ProcessSample, Recorder, RejectionReason,
-    Scrape, StoreHealth, WorkerMetrics,
+    Reloads, Scrape, StoreHealth, WorkerMetrics,
 };
 use crate::upstream::Pool;
 
@@ -65,6 +65,8 @@ pub struct Shared {
     pub access_log: Option<AccessLog>,
     /// Whether the database works, for `/ready` and the metrics.
     pub store: Arc<StoreHealth>,
+    /// How reloads of the configuration went.
+    pub reloads: Reloads,
     /// The latest sample of the process.
     pub process: ArcSwapOption<ProcessSample>,
     /// The driver all workers run on.
@@ -103,6 +105,7 @@ impl Shared {
             budget: &self.budget,
             access_log: self.access_log.as_ref(),
             store: &self.store,
+            reloads: &self.reloads,
             process,
             build: BuildLabels {
                 version: env!("CARGO_PKG_VERSION"),

@@ -29,7 +29,7 @@ use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
-use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
+use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, Reloads, WorkerMetrics, log};
 
 use signals::{Request, Signals};
 use supervisor::Supervisor;
@@ -125,6 +125,7 @@ impl Server {
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
             store: Arc::default(),
+            reloads: Reloads::since(now),
             process: ArcSwapOption::empty(),
             driver: choice.driver,
             drain: DrainPhase::default(),
@@ -173,9 +174,13 @@ impl Server {
         }
     }
 
-    /// Serves until a signal ends it, then drains.
-    pub fn run(self) -> Ending {
-        self.signals.wait_for_end();
+    /// Serves until a signal ends it, then drains. `reload` reads the configuration again when a signal
+    /// asks for it, and says in a few words what came of it.
+    pub fn run(self, reload: impl Fn() -> String) -> Ending {
+        while self.signals.wait_for_request() != Request::End {
+            self.supervisor.reloading();
+            self.supervisor.ready(&reload());
+        }
         self.supervisor.stopping();
         let ending = self.drain();
         if let Some(writer) = self.access_log {

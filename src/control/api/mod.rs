@@ -9,6 +9,7 @@ mod call;
 mod keys;
 mod load;
 mod query;
+mod reload;
 mod reply;
 mod rights;
 mod table;
@@ -27,6 +28,7 @@ use crate::proxy::{Notice, Shared};
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
+use super::reload::Reloader;
 
 use call::Call;
 use reply::{Next, Reply};
@@ -37,17 +39,21 @@ struct Context {
     shared: Arc<Shared>,
     /// The key file, and who publishes it.
     key_file: Arc<KeyFile>,
+    /// Replaces the configuration.
+    reloader: Arc<Reloader>,
 }
 
 /// Starts the threads.
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    reloader: &Arc<Reloader>,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
+        reloader: Arc::clone(reloader),
     });
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());

@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, keys, load};
+use super::{Call, Context, Reply, keys, load, reload};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -29,6 +29,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
+    route(Method::Post, "/api/reload", Right::Admin, reload::reload),
 ];
 
 const fn route(method: Method, path: &'static str, right: Right, handler: Handler) -> Route {
