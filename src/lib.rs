@@ -34,13 +34,14 @@
 //! | [`server`] | worker threads, listeners, signals, drain |
 //! | [`store`] | the store thread and its SQLite database: registered nodes, sessions, request history |
 //! | [`control`] | the control thread: probes, name resolution, the key file, snapshots; the control API |
+//! | [`dashboard`] | the dashboard's files, compiled in |
 //! | [`mock`] | a mock inference node, for the demo, the tests and the benchmarks |
 //!
 //! ```text
 //! main ─► cli ─┬─► server, control ─► proxy ─┬─► upstream ─┬─► telemetry ─► nodes ─► admission
 //!              │                             │             └─► runtime
 //!              │                             ├─► config ─► auth
-//!              │                             └─► http1, openai
+//!              │                             └─► http1, openai, dashboard
 //!              └─► mock ─► http1, openai, sse, runtime
 //! ```
 //!
@@ -65,8 +66,8 @@
 //!
 //! # Architecture invariants
 //!
-//! * **Sans-I/O at the core.** `http1`, `sse`, `openai`, `admission`, `nodes` and `auth::key` take plain
-//!   data and give plain data: no I/O, no clock, no monoio. Their tests need no socket.
+//! * **Sans-I/O at the core.** `http1`, `sse`, `openai`, `admission`, `nodes`, `auth::key` and `dashboard`
+//!   take plain data and give plain data: no I/O, no clock, no monoio. Their tests need no socket.
 //! * **monoio is named in `runtime` and `server` only**, `unsafe` in `runtime` only, metric names in
 //!   `telemetry::names` only; error responses are built in `proxy::respond` only. `tests/structure`
 //!   checks all of it, and that the arrows above have no cycle.
@@ -116,6 +117,7 @@
 pub mod config;
 
 pub mod auth;
+pub mod dashboard;
 pub mod http1;
 pub mod openai;
 pub mod sse;

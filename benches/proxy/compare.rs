@@ -9,11 +9,11 @@ use super::machine::{OPEN_FILES, raise_open_files};
 use super::options::Subject;
 use super::rivals::Rivals;
 use super::series::Series;
-use super::throughput::{BODY_BYTES, body_size, busy, streaming};
+use super::throughput::{BODY_BYTES, body_size, busy, direct, streaming};
 use super::wrk::Wrk;
 use super::{Bench, Failure};
 
-/// Measures the wanted parts: unary, bodies, sse.
+/// Measures the wanted parts: unary, bodies, sse, latency.
 pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
     bench.say("building the builds on tokio …");
     let rivals = Rivals::prepare()?;
@@ -30,6 +30,7 @@ pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
             Subject::Unary => unary(bench, &rivals)?,
             Subject::Bodies => bodies(bench, &rivals)?,
             Subject::Sse => sse(bench, &rivals)?,
+            Subject::Latency => latency(bench, &rivals)?,
             Subject::Memory => return Err("compare has no part memory".into()),
         });
     }
@@ -105,6 +106,38 @@ fn sse(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
     Ok(series)
 }
 
+/// What each contender adds to the way without a proxy: to a request while there is only one at a time,
+/// and to the gap between two events of a stream.
+fn latency(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
+    let (_process, node) = bench.start_node(Duration::ZERO)?;
+    let stage = bench.stage(node, false);
+    let mut contenders = rivals.all(&stage)?;
+    contenders.push(direct(node));
+    let directory = stage.workspace.directory("wrk")?;
+    let wrk = Wrk::new(bench.wrk, &directory, 0)?;
+    bench.say("1 connection");
+    let requests = Series::measure(
+        ("latency", "a request, 1 connection", "request"),
+        &contenders,
+        rounds(bench),
+        |contender| busy(&wrk, contender, 1),
+    )?;
+    drop(contenders);
+
+    let (stream_count, interval) = LATENCY_STREAMS;
+    let (_process, node) = bench.start_node(interval)?;
+    let mut contenders = rivals.all(&bench.stage(node, true))?;
+    contenders.push(direct(node));
+    bench.say("100 streams");
+    let gaps = Series::measure(
+        ("latency", "a gap between events, 100 streams", "event"),
+        &contenders,
+        rounds(bench),
+        |contender| streaming(contender, stream_count, SETTLING_EVENTS),
+    )?;
+    Ok(vec![requests, gaps])
+}
+
 fn rounds(bench: &Bench<'_>) -> usize {
     bench.options.rounds.unwrap_or(ROUNDS)
 }
@@ -120,5 +153,7 @@ const STREAMS: [(usize, Duration); 3] = [
     (400, Duration::from_millis(20)),
     (2000, Duration::from_millis(100)),
 ];
+/// A fourth of the events per second of the others: the machine shall not be what adds.
+const LATENCY_STREAMS: (usize, Duration) = (100, Duration::from_millis(20));
 /// Of every stream before the watch.
 const SETTLING_EVENTS: u64 = 3;

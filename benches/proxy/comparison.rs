@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::contender::ROUTER;
 use super::series::{Outcome, Percentiles, Series, Spread};
+use super::throughput::NO_PROXY;
 use super::{Failure, date};
 
 /// Everything that was compared.
@@ -31,7 +32,11 @@ impl Comparison {
         for (subject, title) in SUBJECTS {
             let series: Vec<&Series> = self.of(subject).collect();
             if !series.is_empty() {
-                let _ = writeln!(out, "\n## {title}\n\n{}", table(&series).trim_end());
+                let table = match subject {
+                    LATENCY => added_latency(&series),
+                    _ => table(&series),
+                };
+                let _ = writeln!(out, "\n## {title}\n\n{}", table.trim_end());
             }
         }
         out
@@ -180,6 +185,29 @@ fn table(series: &[&Series]) -> String {
     out
 }
 
+/// What stands between a client and a node that it could also ask itself.
+fn added_latency(series: &[&Series]) -> String {
+    let mut out = String::from(LATENCY_COLUMNS);
+    for series in series {
+        for name in &series.names {
+            let _ = write!(out, "| {} | {name} |", series.case);
+            for figure in [
+                |outcome: &Outcome| outcome.latency.p50_ms * 1000.0,
+                |outcome: &Outcome| outcome.latency.p99_ms * 1000.0,
+            ] {
+                let own = plain(series.spread(name, |outcome| Some(figure(outcome))), 0);
+                let added = series.difference(name, NO_PROXY, figure);
+                let added = added.map_or_else(String::new, |it| {
+                    format!("{:+.0} ({:+.0} to {:+.0})", it.median, it.min, it.max)
+                });
+                let _ = write!(out, " {own} | {added} |");
+            }
+            out.push('\n');
+        }
+    }
+    out
+}
+
 fn plain(spread: Option<Spread>, digits: usize) -> String {
     spread.map_or_else(|| "–".to_owned(), |it| format!("{:.digits$}", it.median))
 }
@@ -214,17 +242,26 @@ fn draw(csv: &Path, title: &str) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// Subjects and what they are called.
-const SUBJECTS: [(&str, &str); 3] = [
+const SUBJECTS: [(&str, &str); 4] = [
     ("unary", "Short chats, by connections"),
     ("bodies", "Chats by size, 64 connections"),
     (
         "sse",
         "Streams (latency: the gap between two events; a request: an event)",
     ),
+    (
+        LATENCY,
+        "Added latency: less that without a proxy, within a round",
+    ),
 ];
+const LATENCY: &str = "latency";
 const REQUEST_COLUMNS: &str = "\
 | case | contender | CPU per request, µs | ÷ router: median (min–max) | requests/s | ÷ router | p50, ms | p99, ms |
 |---|---|---|---|---|---|---|---|
+";
+const LATENCY_COLUMNS: &str = "\
+| case | contender | p50, µs | added: median (min to max) | p99, µs | added: median (min to max) |
+|---|---|---|---|---|---|
 ";
 const STREAM_COLUMNS: &str = "\
 | case | contender | CPU per event, µs | ÷ router: median (min–max) | events/s | ÷ router | gap p50, ms | gap p99, ms | first byte p50, ms | first byte p99, ms |
@@ -246,4 +283,7 @@ whole.
   tokio runtime per core, hyper on both sides. The other: axum and reqwest on the work-stealing runtime.
 - Each keeps up to 512 idle connections to the node. unary and bodies: `wrk -t1`, chat POST with key.
 - Streams: opened anew for each round and watched for one second after three events each; 20 000 events per second over
-  all streams. Client and node share a core, which is part of every gap.";
+  all streams. Client and node share a core, which is part of every gap.
+- Added latency: the same client asks the node itself (`no proxy`) in a turn of each round; its figure is taken off the
+  others'. Without a proxy client and node take turns on one core, with one they work beside it: on two cores the
+  difference contains the wake-ups between cores. The streams have 5000 events per second in all.";

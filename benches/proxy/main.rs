@@ -1,7 +1,7 @@
 //! The router beside nginx: CPU per request and per event, body sizes, memory per connection.
 //!
 //! `cargo bench --bench proxy [-- unary|sse|bodies|memory|all] [--rounds N] [--io-driver NAME]`; needs
-//! `wrk`, `nginx` and two cores. `-- compare [unary|bodies|sse]` measures the router beside its epoll
+//! `wrk`, `nginx` and two cores. `-- compare [unary|bodies|sse|latency]` measures the router beside its epoll
 //! driver, nginx, HAProxy where it is installed, and the builds on tokio of `benches/tokio`. Must never judge by one figure: contenders take turns in short rounds
 //! and only ratios within a round count, because machines drift. Must never touch a process it did
 //! not start.
@@ -95,6 +95,7 @@ fn run(options: &Options) -> Result<(), Failure> {
             Subject::Sse => report.series.extend(throughput::sse(&bench)?),
             Subject::Bodies => report.series.extend(throughput::bodies(&bench)?),
             Subject::Memory => report.footprints.extend(memory::memory(&bench)?),
+            Subject::Latency => return Err("latency is a part of compare".into()),
         }
     }
     println!("\n{}", report.markdown());

@@ -13,6 +13,7 @@ pub(crate) enum Subject {
     Sse,
     Bodies,
     Memory,
+    Latency,
 }
 
 /// The command line.
@@ -34,10 +35,21 @@ pub(crate) struct Options {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 4] = [Self::Unary, Self::Sse, Self::Bodies, Self::Memory];
+    /// What is measured beside nginx and the bare relay.
+    const ALONE: [Self; 4] = [Self::Unary, Self::Sse, Self::Bodies, Self::Memory];
 
     /// The parts of the comparison.
-    const COMPARED: [Self; 3] = [Self::Unary, Self::Bodies, Self::Sse];
+    const COMPARED: [Self; 4] = [Self::Unary, Self::Bodies, Self::Sse, Self::Latency];
+
+    /// All of them, in the comparison or beside nginx alone.
+    fn of(compare: bool) -> [Self; 4] {
+        if compare { Self::COMPARED } else { Self::ALONE }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        let all = Self::ALONE.into_iter().chain(Self::COMPARED);
+        all.into_iter().find(|subject| subject.name() == name)
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -45,6 +57,7 @@ impl Subject {
             Self::Sse => "sse",
             Self::Bodies => "bodies",
             Self::Memory => "memory",
+            Self::Latency => "latency",
         }
     }
 }
@@ -82,18 +95,15 @@ impl Options {
                 "--access-log" => options.access_log = true,
                 "--save" => options.save = true,
                 "compare" => options.compare = true,
-                "all" => options.subjects.extend(Subject::ALL),
-                name => match Subject::ALL.iter().find(|subject| subject.name() == name) {
-                    Some(subject) => options.subjects.push(*subject),
+                "all" => options.subjects.extend(Subject::of(options.compare)),
+                name => match Subject::named(name) {
+                    Some(subject) => options.subjects.push(subject),
                     None => return Err(format!("unknown argument {name}\n{USAGE}").into()),
                 },
             }
         }
         if options.subjects.is_empty() {
-            options.subjects.extend(match options.compare {
-                true => &Subject::COMPARED[..],
-                false => &Subject::ALL[..],
-            });
+            options.subjects.extend(Subject::of(options.compare));
         }
         options.subjects.dedup();
         Ok(Some(options))
@@ -121,7 +131,7 @@ pub(crate) fn driver(name: &str) -> Result<Preference, Failure> {
 
 const USAGE: &str = "\
 usage: cargo bench --bench proxy -- [unary] [sse] [bodies] [memory] [all]
-       cargo bench --bench proxy -- compare [unary] [bodies] [sse]
+       cargo bench --bench proxy -- compare [unary] [bodies] [sse] [latency]
     --rounds N         rounds per contender
     --io-driver NAME   auto, io_uring or epoll
     --access-log       let a second router take part that writes access records to a file

@@ -147,6 +147,21 @@ impl Series {
         Spread::of(ratios.collect())
     }
 
+    /// A figure of `name` less that of `base` in the same round.
+    pub(crate) fn difference(
+        &self,
+        name: &str,
+        base: &str,
+        figure: impl Fn(&Outcome) -> f64,
+    ) -> Option<Spread> {
+        let (at, base) = (self.place(name)?, self.place(base)?);
+        let differences = self
+            .rounds
+            .iter()
+            .filter_map(|round| Some(figure(round.get(at)?) - figure(round.get(base)?)));
+        Spread::of(differences.collect())
+    }
+
     fn place(&self, name: &str) -> Option<usize> {
         self.names.iter().position(|candidate| *candidate == name)
     }

@@ -132,10 +132,12 @@ pub(crate) fn body_size(bytes: usize) -> String {
 }
 
 /// The node itself.
-fn direct(node: SocketAddr) -> Contender {
-    Contender::other("no proxy", node, Meter::None)
+pub(crate) fn direct(node: SocketAddr) -> Contender {
+    Contender::other(NO_PROXY, node, Meter::None)
 }
 
+/// The name of the way without a proxy.
+pub(crate) const NO_PROXY: &str = "no proxy";
 const CONNECTION_COUNT: usize = 64;
 const UNARY_ROUNDS: usize = 15;
 const DIRECT_ROUNDS: usize = 3;

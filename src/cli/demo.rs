@@ -38,7 +38,8 @@ struct TemporaryDirectory(PathBuf);
 
 impl TemporaryDirectory {
     fn new() -> io::Result<Self> {
-        let name = format!("llm-router-demo-{:016x}", getrandom::u64()?);
+        let tag = getrandom::u64().map_err(io::Error::other)?;
+        let name = format!("llm-router-demo-{tag:016x}");
         let path = std::env::temp_dir().join(name);
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))

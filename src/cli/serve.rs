@@ -44,9 +44,9 @@ pub(super) fn start(config: Config, sources: Option<Sources>) -> Result<Running,
     let mut store_thread = None;
     let mut reloader = None;
     let server = Server::start(config, keys, |shared, inbox| {
-        let (_store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let (store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        reloader = Some(control::start(shared, key_file, sources, inbox)?);
+        reloader = Some(control::start(shared, key_file, sources, store, inbox)?);
         Ok(())
     })
     .map_err(|error| error.to_string())?;

@@ -11,15 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
-
 use crate::config::{Change, Config, Origin, Problem, Problems, Sources, fail_closed};
 use crate::proxy::Shared;
 use crate::runtime::clock;
 use crate::telemetry::log;
 
-use super::Command;
 use super::keys::KeyFile;
+use super::nodes::{NodeDesk, NodesError};
 
 /// Replaces the configuration of a running router.
 pub struct Reloader {
@@ -27,7 +25,7 @@ pub struct Reloader {
     sources: Option<Sources>,
     shared: Arc<Shared>,
     key_file: Arc<KeyFile>,
-    control: Sender<Command>,
+    nodes: NodeDesk,
     /// Held by the reload under way: the next one begins with what it has left behind.
     turn: Mutex<()>,
 }
@@ -55,13 +53,13 @@ impl Reloader {
         sources: Option<Sources>,
         shared: Arc<Shared>,
         key_file: Arc<KeyFile>,
-        control: Sender<Command>,
+        nodes: NodeDesk,
     ) -> Self {
         Self {
             sources,
             shared,
             key_file,
-            control,
+            nodes,
             turn: Mutex::new(()),
         }
     }
@@ -113,7 +111,7 @@ impl Reloader {
             needs_restart,
         } = change;
         // First what can fail: from here on nothing does.
-        let nodes_done = self.change_nodes(&config)?;
+        self.change_nodes(&config)?;
         let keys = config.auth.api_keys.clone();
         let is_opening = !config.auth.required;
         // Nobody is refused in between: keys come before they are asked for, and go after.
@@ -125,30 +123,19 @@ impl Reloader {
         if is_opening {
             self.key_file.configure(&keys, &self.shared.keys);
         }
-        if nodes_done.recv_timeout(NODES_PATIENCE).is_err() {
-            log::warn(format_args!(
-                "reload: the control thread is busy; nodes and aliases follow as soon as it is not"
-            ));
-        }
         Ok(Reloaded {
             applied,
             needs_restart,
         })
     }
 
-    fn change_nodes(
-        &self,
-        config: &Config,
-    ) -> Result<crossbeam_channel::Receiver<()>, ReloadRefusal> {
-        let (done, is_done) = bounded(1);
-        let command = Command::Reconfigure {
-            config: Box::new(config.clone()),
-            done,
+    fn change_nodes(&self, config: &Config) -> Result<(), ReloadRefusal> {
+        let replaced = self.nodes.replace_configured(Arc::new(config.clone()));
+        let Err(taken) = replaced.map_err(|_: NodesError| ReloadRefusal::Busy)? else {
+            return Ok(());
         };
-        self.control
-            .send_timeout(command, NODES_PATIENCE)
-            .map_err(|_| ReloadRefusal::Busy)?;
-        Ok(is_done)
+        let problems = taken.iter().map(|name| name_taken(config, name));
+        Ok(Problems::none_of(problems.collect())?)
     }
 
     fn wait_for_workers(&self) {
@@ -160,6 +147,17 @@ impl Reloader {
             }
             thread::park_timeout(WORKERS_POLL);
         }
+    }
+}
+
+/// A node of the file that bears the name of a registered one.
+fn name_taken(config: &Config, name: &str) -> Problem {
+    let index = config.nodes.iter().position(|node| node.name == name);
+    Problem {
+        origin: Origin::Defaults,
+        key: format!("nodes[{}].name", index.unwrap_or_default()),
+        value: Some(format!("{name:?}")),
+        reason: "is the name of a registered node; remove one of the two".to_owned(),
     }
 }
 
@@ -227,8 +225,6 @@ impl fmt::Display for ReloadRefusal {
 
 impl std::error::Error for ReloadRefusal {}
 
-/// How long the control thread may take to follow.
-const NODES_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the workers may take; one whose mailbox is full looks by itself within a second.
 const WORKERS_PATIENCE: Duration = Duration::from_secs(2);
 const WORKERS_POLL: Duration = Duration::from_millis(1);

@@ -1,4 +1,5 @@
-//! What the router answers by itself: models, health, readiness, metrics.
+//! What the router answers by itself: models, health, readiness, metrics; the control API and the
+//! dashboard's files by way of their own modules.
 
 use http::StatusCode;
 
@@ -8,6 +9,7 @@ use super::Worker;
 use super::api;
 use super::downstream::Downstream;
 use super::exchange::{After, Stop};
+use super::page;
 use super::request::Request;
 use super::respond;
 use super::trace::Trace;
@@ -25,12 +27,14 @@ pub(super) async fn answer(
     let Ok(routed) = &request.route else {
         return Err(ApiError::not_found().into());
     };
-    if routed.endpoint == Endpoint::Api {
+    match routed.endpoint {
         // Large and rare: an exchange shall not be made to hold it.
-        return Box::pin(api::answer(worker, client, request, trace)).await;
+        Endpoint::Api => return Box::pin(api::answer(worker, client, request, trace)).await,
+        Endpoint::Dashboard => return Box::pin(page::answer(worker, client, request, trace)).await,
+        _ => {}
     }
     let needs_key = match routed.endpoint {
-        Endpoint::Health | Endpoint::Ready | Endpoint::Dashboard => false,
+        Endpoint::Health | Endpoint::Ready => false,
         Endpoint::Metrics => worker.config().metrics.require_key,
         _ => true,
     };

@@ -19,6 +19,7 @@ mod downstream;
 mod early;
 mod exchange;
 mod local;
+mod page;
 mod passage;
 mod queue;
 mod relay;

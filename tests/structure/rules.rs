@@ -22,6 +22,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("openai", &[]),
     layer("admission", &[]),
     layer("auth", &[]),
+    layer("dashboard", &[]),
     // The boundary to monoio and the kernel; knows nothing of what it carries.
     layer("runtime", &[]),
     // The typed configuration: reads keys into digests, builds nothing.
@@ -39,6 +40,7 @@ pub(crate) const LAYERS: &[Layer] = &[
             "admission",
             "auth",
             "config",
+            "dashboard",
             "http1",
             "nodes",
             "openai",
@@ -96,6 +98,7 @@ const SANS_IO: &[&str] = &[
     "openai",
     "admission",
     "auth::key",
+    "dashboard",
     "nodes::policy",
     "nodes::health",
 ];

@@ -8,6 +8,7 @@
 mod call;
 mod keys;
 mod load;
+mod nodes;
 mod query;
 mod reload;
 mod reply;
@@ -28,6 +29,7 @@ use crate::proxy::{Notice, Shared};
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
+use super::nodes::NodeDesk;
 use super::reload::Reloader;
 
 use call::Call;
@@ -41,6 +43,8 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// Replaces the configuration.
     reloader: Arc<Reloader>,
+    /// Where nodes are asked about and changed.
+    nodes: NodeDesk,
 }
 
 /// Starts the threads.
@@ -48,12 +52,14 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
     reloader: &Arc<Reloader>,
+    nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
         reloader: Arc::clone(reloader),
+        nodes: nodes.clone(),
     });
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());

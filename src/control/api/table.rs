@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, keys, load, reload};
+use super::{Call, Context, Reply, keys, load, nodes, reload};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -30,6 +30,14 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
     route(Method::Post, "/api/reload", Right::Admin, reload::reload),
+    route(Method::Get, "/api/nodes", Right::Admin, nodes::list),
+    route(Method::Post, "/api/nodes", Right::Nodes, nodes::register),
+    route(Method::Get, "/api/nodes/{id}", Right::Admin, nodes::get),
+    route(Method::Put, "/api/nodes/{id}", Right::Admin, nodes::change),
+    route(Method::Delete, "/api/nodes/{id}", Right::Admin, nodes::remove),
+    route(Method::Post, "/api/nodes/{id}/drain", Right::Admin, nodes::drain),
+    route(Method::Post, "/api/nodes/{id}/enable", Right::Admin, nodes::enable),
+    route(Method::Post, "/api/nodes/{id}/heartbeat", Right::NodeToken, nodes::heartbeat),
 ];
 
 const fn route(method: Method, path: &'static str, right: Right, handler: Handler) -> Route {
