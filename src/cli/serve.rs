@@ -44,7 +44,8 @@ pub(super) fn start(config: Config, sources: Option<Sources>) -> Result<Running,
     let mut store_thread = None;
     let mut reloader = None;
     let server = Server::start(config, keys, |shared, inbox| {
-        let (store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let history = Arc::clone(&shared.history);
+        let (store, thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
         reloader = Some(control::start(shared, key_file, sources, store, inbox)?);
         Ok(())

@@ -44,7 +44,7 @@ pub fn start(
     inbox: ControlInbox,
 ) -> io::Result<Arc<Reloader>> {
     let key_file = Arc::new(key_file);
-    let (desk, tasks) = NodeDesk::new(store, shared.address);
+    let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
     let reloader = Reloader::new(
         sources,
         Arc::clone(&shared),
@@ -52,7 +52,7 @@ pub fn start(
         desk.clone(),
     );
     let reloader = Arc::new(reloader);
-    api::start(&shared, &key_file, &reloader, &desk, &inbox.api)?;
+    api::start(&shared, &key_file, &reloader, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
