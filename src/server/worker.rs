@@ -96,7 +96,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         connections: start.connections,
         pause: Cell::new(PAUSE_MIN),
     });
-    for _ in 0..ACCEPT_TASKS {
+    for _ in 0..acceptor.listener.accept_tasks() {
         let accepting = Accepting::begin(&start.accepting);
         runtime::spawn(Rc::clone(&acceptor).accept_forever(accepting));
     }
@@ -108,6 +108,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         .run(|notice| match notice {
             Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
+            Notice::Frame => acceptor.worker.frame_came(),
             Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
             Notice::NodesChanged => acceptor.worker.nodes_changed(),
             Notice::ConfigChanged => acceptor.worker.follow_config(),
@@ -222,8 +223,6 @@ impl Drop for Accepting {
     }
 }
 
-/// Accepts pending at once per worker: a burst costs one turn of the ring, not one per connection.
-const ACCEPT_TASKS: usize = 4;
 /// How long a handshake under way is given to finish before its listener closes.
 const HANDSHAKES_FINISH: Duration = Duration::from_millis(200);
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);

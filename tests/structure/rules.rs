@@ -57,6 +57,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer(
         "control",
         &[
+            "admission",
             "auth",
             "config",
             "http1",

@@ -7,11 +7,13 @@
 
 mod auth;
 mod call;
+mod events;
 mod history;
 mod keys;
 mod load;
 mod nodes;
 mod query;
+mod reload;
 mod reply;
 mod rights;
 mod table;
@@ -34,9 +36,11 @@ use crate::telemetry::log;
 
 use super::keys::KeyFile;
 use super::nodes::NodeDesk;
+use super::reload::Reloader;
 
 use auth::Logins;
 use call::Call;
+use events::Sampler;
 use reply::{Next, Reply};
 
 /// What handlers work with.
@@ -47,8 +51,12 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// Who is logged in.
     logins: Logins,
+    /// Makes the live events.
+    sampler: Sampler,
     /// The database.
     store: Store,
+    /// Replaces the configuration.
+    reloader: Arc<Reloader>,
     /// Where nodes are asked about and changed.
     nodes: NodeDesk,
 }
@@ -57,6 +65,7 @@ struct Context {
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    reloader: &Arc<Reloader>,
     store: Store,
     nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
@@ -65,7 +74,9 @@ pub(super) fn start(
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
         logins: Logins::new(store.clone()),
+        sampler: Sampler::start(shared, nodes)?,
         store,
+        reloader: Arc::clone(reloader),
         nodes: nodes.clone(),
     });
     warn_of_default_password(&shared.config.current());
@@ -107,7 +118,7 @@ fn serve(context: &Context, call: ApiCall) {
     let outcome = guarded(|| match question {
         Question::Request(request) => table::answer(context, *request),
         Question::More(continuation) => match continuation.into_state::<Next>() {
-            Some(Next(next)) => next(),
+            Some(Next(next)) => next(context),
             None => Err(ApiError::internal()),
         },
     });

@@ -4,7 +4,7 @@ use crate::auth::Scope;
 use crate::auth::key::{KeyIdentity, authenticate};
 use crate::http1::Method;
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiHead, ApiRequest, Credentials};
+use crate::proxy::api::{ApiHead, Credentials};
 use crate::runtime::clock;
 
 use super::Context;
@@ -63,20 +63,20 @@ pub(super) enum Presented<'c> {
 pub(super) fn check(
     context: &Context,
     right: Right,
-    request: &ApiRequest,
+    method: Method,
+    head: &ApiHead,
 ) -> Result<Who, ApiError> {
     let scopes: &[Scope] = match right {
         Right::Public | Right::NodeToken => return Ok(Who::Anybody),
         Right::Admin => &[Scope::Admin],
         Right::Nodes => &[Scope::Nodes, Scope::Admin],
     };
-    let head = &request.head;
     match Presented::of(&head.credentials) {
         Presented::Nothing => Err(ApiError::not_authenticated()),
         Presented::Key => of_key(context, &head.credentials, scopes),
         Presented::Session { token, is_cookie } => {
             let who = of_session(context, token)?;
-            let is_safe = matches!(request.method, Method::Get | Method::Head);
+            let is_safe = matches!(method, Method::Get | Method::Head);
             if is_cookie && !is_safe && !is_asked_by_our_page(head) {
                 return Err(ApiError::csrf());
             }
