@@ -18,13 +18,14 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, IoDriver, NodeConfig};
 use llm_router::control;
 use llm_router::server::Server;
+use llm_router::store;
 
 use support::{
     MODEL, RawClient, ScriptedNode, chat_body, event, eventually, fixed, note, sse_head,
@@ -116,8 +117,10 @@ fn router(
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
+    let data_dir = config.server.data_dir.clone();
     let server = Server::start(config, keys, |shared, inbox| {
-        control::start(shared, key_file, inbox)
+        let (store, _) = store::start(data_dir, Arc::clone(&shared.store))?;
+        control::start(shared, key_file, store, inbox)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

@@ -39,9 +39,9 @@ pub(super) fn start(config: Config) -> Result<Running, String> {
     let data_dir = config.server.data_dir.clone();
     let mut store_thread = None;
     let server = Server::start(config, keys, |shared, inbox| {
-        let (_store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let (store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        control::start(shared, key_file, inbox)
+        control::start(shared, key_file, store, inbox)
     })
     .map_err(|error| error.to_string())?;
     Ok(Running {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::auth::Secret;
 use crate::auth::key::{KEY_BYTES_MAX, KeyHash, is_key};
 
+use super::network::{Network, NetworkError};
 use super::types::{AccessLog, Config, IoDriver, LogLevel};
 use super::value::{Fault, Faults, Raw};
 
@@ -157,6 +158,16 @@ pub(super) const KEYS: &[Key] = &[
     key!("http.first_byte_timeout_secs", ["LLM_ROUTER_HTTP_FIRST_BYTE_TIMEOUT_SECS"],
         |c, v| c.http.first_byte_timeout = v.seconds(0.1..=300.0)?),
 
+    key!("health.probe_interval_secs", ["LLM_ROUTER_PROBE_INTERVAL_SECS"],
+        |c, v| c.health.probe_interval = v.seconds(1.0..=3600.0)?),
+    key!("health.probe_timeout_secs", ["LLM_ROUTER_PROBE_TIMEOUT_SECS"],
+        |c, v| c.health.probe_timeout = v.seconds(0.1..=60.0)?),
+    key!("health.heartbeat_timeout_secs", ["LLM_ROUTER_HEARTBEAT_TIMEOUT_SECS"],
+        |c, v| c.health.heartbeat_timeout = v.seconds(5.0..=3600.0)?),
+
+    key!("registration.allowed_networks", ["LLM_ROUTER_REGISTRATION_NETWORKS"],
+        |c, v| c.registration.allowed_networks = networks(v)?),
+
     key!("auth.required", ["LLM_ROUTER_AUTH_REQUIRED"],
         |c, v| c.auth.required = v.boolean()?),
     key!("auth.api_keys", ["LLM_ROUTER_API_KEYS"],
@@ -198,6 +209,31 @@ fn access_log(value: Raw<'_>) -> Result<AccessLog, Fault> {
         _ => Err(Fault::rule(
             "must be off, stdout, stderr or a file path with a /, such as ./access.log".into(),
         )),
+    }
+}
+
+fn networks(value: Raw<'_>) -> Result<Vec<Network>, Faults> {
+    let elements = value.list()?;
+    let mut networks = Vec::new();
+    let mut faults = Vec::new();
+    if elements.len() > NETWORKS_MAX {
+        faults.push(Fault::rule(format!(
+            "must be at most {NETWORKS_MAX} ranges"
+        )));
+    }
+    for (index, element) in elements.into_iter().take(NETWORKS_MAX).enumerate() {
+        match element.string().unwrap_or_default().parse() {
+            Ok(network) => networks.push(network),
+            Err(error) => {
+                let reason = NetworkError::to_string(&error);
+                faults.push(Fault::rule(reason).of_element(index));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(networks)
+    } else {
+        Err(Faults(faults))
     }
 }
 
@@ -262,5 +298,7 @@ pub const MAX_WAITING_MAX: u32 = 1000;
 const PATH_BYTES_MAX: usize = 4096;
 /// More keys than this belong into the key file; it also bounds the quadratic duplicate check.
 const API_KEYS_MAX: usize = 1000;
+/// Each address of a node is compared with all of them.
+const NETWORKS_MAX: usize = 100;
 const DAY: f64 = 86_400.0;
 const KIB: u64 = 1024;

@@ -11,6 +11,7 @@ mod fields;
 mod file;
 mod keys;
 mod load;
+mod network;
 mod nodes;
 mod problem;
 mod suggest;
@@ -25,15 +26,16 @@ pub use check::{fail_closed, is_loopback};
 pub use environment::Environment;
 pub use keys::MAX_WAITING_MAX;
 pub use load::{DEFAULT_FILE, FileText, Loaded, Override, Sources, resolve};
+pub use network::{Network, NetworkError};
 pub use nodes::{
-    CONCURRENCY_MAX, MODEL_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_model_name,
-    is_node_name,
+    CONCURRENCY_MAX, CREDENTIAL_BYTES_MAX, MODEL_NAME_BYTES_MAX, MODELS_PER_NODE_MAX,
+    NODE_NAME_BYTES_MAX, WEIGHT_MAX, is_credential, is_model_name, is_node_name,
 };
 pub use problem::{Origin, Problem, Problems};
 pub use types::{
-    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HttpConfig, IoDriver,
-    LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
-    ProxyConfig, QueueConfig, ServerConfig,
+    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HealthConfig, HttpConfig,
+    IoDriver, LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
+    ProxyConfig, QueueConfig, RegistrationConfig, ServerConfig,
 };
 
 #[cfg(test)]

@@ -30,6 +30,14 @@ pub fn is_model_name(text: &str) -> bool {
     is_plain(text, MODEL_NAME_BYTES_MAX)
 }
 
+/// Whether a text can be the credential of a node: it becomes a field value, so only visible ASCII can be
+/// sent.
+#[must_use]
+pub fn is_credential(text: &str) -> bool {
+    (1..=CREDENTIAL_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Applies `[[nodes]]`.
 pub(super) fn apply_nodes(draft: &mut Draft, lines: &Lines<'_>, value: &Spanned<DeValue<'_>>) {
     let Some(entries) = entries(draft, lines, ("nodes", NODES_MAX), value) else {
@@ -211,13 +219,8 @@ fn model_name(raw: Raw<'_>) -> Result<String, Faults> {
     Ok(raw.text(MODEL_NAME_BYTES_MAX)?.to_owned())
 }
 
-/// A credential becomes a field value, so only visible ASCII can be sent.
 fn credential(raw: Raw<'_>) -> Result<Secret, Faults> {
-    let allowed = |text: &&str| {
-        (1..=CREDENTIAL_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    match raw.string().filter(allowed) {
+    match raw.string().filter(|text| is_credential(text)) {
         Some(text) => Ok(Secret::new(text.to_owned())),
         None => Err(Fault::rule(format!(
             "must be 1 to {CREDENTIAL_BYTES_MAX} visible ASCII characters without blanks"
@@ -262,8 +265,9 @@ pub const WEIGHT_MAX: u32 = 1000;
 /// Largest `max_concurrency`.
 pub const CONCURRENCY_MAX: u32 = 1_000_000;
 /// Longest credential of a node; signed tokens reach a few KiB.
-const CREDENTIAL_BYTES_MAX: usize = 4096;
-/// The table is scanned when a request chooses a node, and every node is probed.
+pub const CREDENTIAL_BYTES_MAX: usize = 4096;
+/// Every node is probed, and a worker that chooses may look at all of them.
 const NODES_MAX: usize = 1000;
-const MODELS_PER_NODE_MAX: usize = 1000;
+/// Models of one node.
+pub const MODELS_PER_NODE_MAX: usize = 1000;
 const ALIASES_MAX: usize = 10_000;

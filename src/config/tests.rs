@@ -45,6 +45,11 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
     ("http.body_timeout_secs", &["1", "86400"], &["0.9", "86401"]),
     ("http.write_stall_timeout_secs", &["1", "3600"], &["0.9", "3601"]),
     ("http.first_byte_timeout_secs", &["0.1", "300"], &["0.09", "300.1"]),
+    ("health.probe_interval_secs", &["1", "3600"], &["0.9", "3601"]),
+    ("health.probe_timeout_secs", &["0.1", "60"], &["0.09", "60.1"]),
+    ("health.heartbeat_timeout_secs", &["5", "3600"], &["4.9", "3601"]),
+    ("registration.allowed_networks", &["10.0.0.0/8", "10.0.0.0/8, fc00::/7", "192.168.1.20"],
+        &["10.0.0.1/8", "10.0.0.0/33", "gpu-1", "10.0.0.0/8,,::1", "010.0.0.0/8"]),
     ("auth.required", &["true", "false"], &["maybe"]),
     ("auth.api_keys", &["k", "sk-one,sk-two", "sk-one , sk-two"],
         &["sk one", "sk-ä", "a,a", "a,,b", ","]),
@@ -77,7 +82,7 @@ fn load_text(path: &str, text: &str) -> Result<Loaded, Problems> {
 /// The same through the file, where numbers and truth values have their own types.
 fn load_toml(path: &str, text: &str) -> Result<Loaded, Problems> {
     let (section, name) = path.split_once('.').unwrap();
-    let is_list = path == "auth.api_keys";
+    let is_list = ["auth.api_keys", "registration.allowed_networks"].contains(&path);
     let is_bare = text.parse::<f64>().is_ok() || text == "true" || text == "false";
     let value = match text {
         _ if is_list => format!("{:?}", text.split(',').map(str::trim).collect::<Vec<_>>()),

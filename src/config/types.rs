@@ -12,6 +12,7 @@ use crate::auth::Secret;
 use crate::auth::key::KeyHash;
 
 use super::base_url::BaseUrl;
+use super::network::{Network, private_networks};
 
 /// The whole configuration. `Default` is the built-in defaults of spec section 2.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +31,10 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// Limits of the downstream side of a connection.
     pub http: HttpConfig,
+    /// How nodes are watched.
+    pub health: HealthConfig,
+    /// Nodes that are given through the control API.
+    pub registration: RegistrationConfig,
     /// API keys and the administrator's login.
     pub auth: AuthConfig,
     /// The metrics endpoint.
@@ -156,6 +161,24 @@ pub struct HttpConfig {
     pub write_stall_timeout: Duration,
     /// From accepting a connection to its first byte, 0.1–300 s.
     pub first_byte_timeout: Duration,
+}
+
+/// `[health]`: when a node counts as there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthConfig {
+    /// How often a node is asked whether it is there, 1–3600 s.
+    pub probe_interval: Duration,
+    /// How long it may take to answer, 0.1–60 s.
+    pub probe_timeout: Duration,
+    /// Silence of a node that reports itself, after which it counts as gone, 5–3600 s.
+    pub heartbeat_timeout: Duration,
+}
+
+/// `[registration]`: nodes given through the control API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistrationConfig {
+    /// Where such nodes may live. Nodes of the file may live anywhere.
+    pub allowed_networks: Vec<Network>,
 }
 
 /// `[auth]`.
@@ -339,6 +362,24 @@ impl Default for HttpConfig {
             body_timeout: Duration::from_secs(120),
             write_stall_timeout: Duration::from_secs(30),
             first_byte_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(10),
+            probe_timeout: Duration::from_secs(5),
+            heartbeat_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for RegistrationConfig {
+    fn default() -> Self {
+        Self {
+            allowed_networks: private_networks(),
         }
     }
 }

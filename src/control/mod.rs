@@ -20,9 +20,11 @@ use crossbeam_channel::{Receiver, select};
 use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
+use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
-use nodes::Nodes;
+use nodes::{NodeDesk, Nodes, Tasks, Watch};
+use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
 
@@ -31,41 +33,67 @@ pub use keys::{KeyFile, load_keys};
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(shared: Arc<Shared>, key_file: KeyFile, inbox: ControlInbox) -> io::Result<()> {
+pub fn start(
+    shared: Arc<Shared>,
+    key_file: KeyFile,
+    store: Store,
+    inbox: ControlInbox,
+) -> io::Result<()> {
     let key_file = Arc::new(key_file);
-    api::start(&shared, &key_file, &inbox.api)?;
-    let probers = probe::start(PROBERS)?;
+    let (desk, tasks) = NodeDesk::new(store, shared.address);
+    api::start(&shared, &key_file, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread
-        .spawn(move || run(&shared, &key_file, &failing, probers))
-        .map(drop)
+    thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
+    let thread = thread::Builder::new().name("restore".to_owned());
+    thread.spawn(move || restore(&desk)).map(drop)
 }
 
-fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, probers: probe::Probers) {
+fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, tasks: &Tasks) {
     let origin = Instant::now();
-    let mut nodes = Nodes::new(&shared.config.current(), Arc::clone(&shared.directory));
+    let config = shared.config.current();
+    let watch = Watch::of(&config, shared.address);
+    let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
+    drop(config);
+    let probers = Probers::new();
     let mut housekeeping_at = Duration::ZERO;
     loop {
-        nodes.request_probes(&probers, origin.elapsed());
-        let wait = nodes.next_probe_in(origin.elapsed()).min(HOUSEKEEPING);
+        let now = origin.elapsed();
+        // Probes that had to be left for later are asked for again when one has come out.
+        let wait = match nodes.request_probes(|probe| probers.request(probe), now) {
+            true => nodes.next_probe_in(now),
+            false => HOUSEKEEPING,
+        };
+        let wait = wait.min(nodes.next_event_in(now)).min(HOUSEKEEPING);
         select! {
             recv(failing) -> node => match node {
                 Ok(node) => nodes.failures_reached(node, origin.elapsed()),
                 Err(_) => return,
             },
             recv(probers.outcomes()) -> outcome => match outcome {
-                Ok(outcome) => nodes.probed(outcome, origin.elapsed()),
+                Ok(outcome) => nodes.probed(outcome),
                 Err(_) => return,
             },
-            default(wait) => {}
+            recv(tasks) -> task => match task {
+                Ok(task) => task(&mut nodes, origin.elapsed()),
+                Err(_) => return,
+            },
+            default(wait.max(PAUSE)) => {}
         }
+        nodes.settle(origin.elapsed());
         nodes.tell_news(|| shared.nodes_changed());
         if origin.elapsed() >= housekeeping_at {
             housekeeping_at = origin.elapsed() + HOUSEKEEPING;
             key_file.follow(&shared.keys);
             publish_process(shared);
         }
+    }
+}
+
+/// Takes in what the store has kept about nodes, as soon as it can be read.
+fn restore(desk: &NodeDesk) {
+    while desk.restore().is_err() {
+        thread::park_timeout(RESTORE_PAUSE);
     }
 }
 
@@ -79,7 +107,9 @@ fn publish_process(shared: &Shared) {
     }
 }
 
-/// Probes under way at once: dead nodes that take the whole time limit must not hold up the others.
-const PROBERS: usize = 8;
 /// How often the key file is looked at: revocation is effective within a second (spec section 9).
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// The shortest pause between two looks at what is due.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How often a store that fails is asked for the registered nodes.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);

@@ -8,6 +8,11 @@ use super::*;
 use HealthEvent::{Drain, FailuresReached, ProbeFailed, ProbeSucceeded};
 use NodeState::{Draining, Ejected, Offline, Online, Pending};
 
+const TIMING: HealthTiming = HealthTiming {
+    probe_interval: Duration::from_secs(10),
+    heartbeat_timeout: Duration::from_secs(60),
+};
+
 struct Case {
     table: Arc<NodeTable>,
     board: HealthBoard,
@@ -23,7 +28,7 @@ impl Case {
             .map(|(name, models)| spec(name, models, 1))
             .collect();
         let table = directory.publish(&specs, &[]).unwrap();
-        let mut board = HealthBoard::new(Duration::from_secs(10));
+        let mut board = HealthBoard::new(TIMING);
         board.follow(&table, Duration::ZERO);
         let mut case = Self {
             table,
@@ -51,6 +56,7 @@ impl Case {
         };
         let change = self.board.apply(&self.table, &node, event, at);
         assert_eq!(node.live.state(), self.board.health(name).unwrap().state());
+        self.board.check_invariants();
         change
     }
 
@@ -136,7 +142,7 @@ fn an_ejected_node_is_recalled_when_the_last_online_one_goes() {
 #[test]
 fn a_new_table_adds_nodes_as_pending_keeps_verdicts_and_forgets_the_removed() {
     let directory = NodeDirectory::default();
-    let mut board = HealthBoard::new(Duration::from_secs(10));
+    let mut board = HealthBoard::new(TIMING);
     let first = directory
         .publish(&[spec("a", &["m"], 1), spec("b", &["m"], 1)], &[])
         .unwrap();
@@ -168,4 +174,67 @@ fn a_new_table_adds_nodes_as_pending_keeps_verdicts_and_forgets_the_removed() {
     );
     assert_eq!(board.probes_due(later).collect::<Vec<_>>(), ["c"]);
     assert_eq!(board.next_probe_at(), Some(later));
+}
+
+#[test]
+fn a_node_is_not_due_again_while_its_probe_is_under_way() {
+    let mut case = Case::online(&[("a", &["m"]), ("b", &["m"])]);
+    case.now += TIMING.probe_interval;
+    assert_eq!(
+        case.board.probes_due(case.now).collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+    case.board.probe_began("a");
+    case.board.check_invariants();
+    assert_eq!(case.board.probes_due(case.now).collect::<Vec<_>>(), ["b"]);
+    // What happens meanwhile does not make it due twice.
+    case.apply("a", HealthEvent::Enable);
+    assert_eq!(case.board.probes_due(case.now).collect::<Vec<_>>(), ["b"]);
+    case.apply("a", ProbeFailed);
+    case.now += TIMING.probe_interval;
+    assert_eq!(
+        case.board.probes_due(case.now).collect::<Vec<_>>(),
+        ["b", "a"]
+    );
+}
+
+#[test]
+fn only_silent_nodes_that_had_reported_themselves_are_missed() {
+    let mut case = Case::online(&[("a", &["m"]), ("b", &["m"]), ("c", &["m"])]);
+    let heartbeat = HealthEvent::HeartbeatReceived {
+        initializing: false,
+    };
+    case.apply("a", heartbeat);
+    case.now += Duration::from_secs(1);
+    case.apply("b", heartbeat);
+    assert_eq!(
+        case.board.next_heartbeat_at(),
+        Some(Duration::from_secs(60))
+    );
+    let missed = |case: &Case| -> Vec<String> {
+        case.board
+            .heartbeats_due(case.now)
+            .map(str::to_owned)
+            .collect()
+    };
+    case.now = Duration::from_secs(60);
+    assert_eq!(missed(&case), ["a"]);
+    case.apply("a", HealthEvent::HeartbeatLost);
+    assert!(missed(&case).is_empty());
+    case.now += Duration::from_secs(1);
+    assert_eq!(missed(&case), ["b"]);
+}
+
+#[test]
+fn a_restarted_node_is_as_one_never_seen() {
+    let mut case = Case::online(&[("a", &["m"]), ("b", &["m"])]);
+    case.now += Duration::from_secs(3);
+    case.apply("a", HealthEvent::HeartbeatReceived { initializing: true });
+    let node = Arc::clone(case.table.node("a").unwrap());
+    case.board.restart(&node, case.now);
+    case.board.check_invariants();
+    assert_eq!(case.state("a"), Pending);
+    assert_eq!(case.board.next_heartbeat_at(), None);
+    assert_eq!(case.board.probes_due(case.now).collect::<Vec<_>>(), ["a"]);
+    assert!(case.apply("a", ProbeSucceeded).is_some());
 }

@@ -5,17 +5,22 @@
 //! ```text
 //!                        probe ok                  5 failures in a row
 //!             Pending ──────────────► Online ─────────────────────────────► Ejected ◄─┐
-//!                │ 2 failed probes    │    ▲  (never the last online node)  │  │  │   │ 1 failed probe:
-//!                │                    │    │                                │  │  └───┘ twice as long
-//!                │    2 failed probes,│    │ probe ok, not before the time  │  │
-//!                │    heartbeat lost  │    └────────────────────────────────┘  │
-//!                ▼                    ▼    ▲                                   │ 2 failed probes,
-//!             Offline ◄───────────────┘    │ probe ok, heartbeat not missing   │ heartbeat lost
-//!                │  ▲                      │                                   │
-//!                │  └──────────────────────┼───────────────────────────────────┘
-//!                └─────────────────────────┘
+//!              ▲ │ ▲                  │ │  ▲  (never the last online node)  │  │  │   │ 1 failed probe:
+//!              │ │ └── initializes ───┘ │  │                                │  │  └───┘ twice as long
+//!              │ │ 2 failed probes      │  │ probe ok, not before the time  │  │
+//!  probe ok,   │ │                      │  └────────────────────────────────┘  │
+//!  initializes │ │     2 failed probes, │                                      │ 2 failed probes,
+//!              │ ▼     heartbeat lost   │  probe ok, heartbeat not missing     │ heartbeat lost
+//!             Offline ◄─────────────────┘ ─────────► Online                    │
+//!                ▲                                                             │
+//!                └─────────────────────────────────────────────────────────────┘
 //!             any ── drain ──► Draining ── enable ──► Pending
 //! ```
+//!
+//! Heartbeats are for nodes that send them: the first one begins the watch, and from then on silence for
+//! longer than the timeout means offline, whatever probes say. A heartbeat that says `initializing` keeps
+//! a node that answers probes out of service: Pending instead of Online, until one says otherwise. It ends
+//! no ejection: an ejected node whose time is over and that still initializes becomes Pending as well.
 //!
 //! Sources: spec sections 6 (ejection) and 9 (pull checks, heartbeats).
 
@@ -33,7 +38,10 @@ pub enum HealthEvent {
     /// A worker saw the failure in a row that reaches the threshold.
     FailuresReached,
     /// The node reported itself alive.
-    HeartbeatReceived,
+    HeartbeatReceived {
+        /// It says that it does not serve yet: its model is being loaded.
+        initializing: bool,
+    },
     /// A node that used to report itself has been silent for too long.
     HeartbeatLost,
     /// Take the node out of service gently.
@@ -42,16 +50,28 @@ pub enum HealthEvent {
     Enable,
 }
 
+/// How patient the machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthTiming {
+    /// From one pull check of a node to the next.
+    pub probe_interval: Duration,
+    /// Silence after which a node that sends heartbeats counts as gone.
+    pub heartbeat_timeout: Duration,
+}
+
 /// The health of one node. Times are durations since one monotonic origin.
 ///
 /// Invariant: checked by [`check_invariants`](Self::check_invariants).
 #[derive(Clone, Debug)]
 pub struct NodeHealth {
     state: NodeState,
-    probe_interval: Duration,
+    timing: HealthTiming,
     probe_at: Duration,
     failed_probes: u32,
+    /// Until when the next heartbeat is to come; `None` if none ever came, or one is missing.
+    heartbeat_until: Option<Duration>,
     heartbeat_missing: bool,
+    is_initializing: bool,
     /// Ejections without a calm stretch between them; the exponent of the next one's length.
     ejections: u32,
     returns_at: Duration,
@@ -61,13 +81,15 @@ pub struct NodeHealth {
 impl NodeHealth {
     /// A new node: Pending, its first probe due at once.
     #[must_use]
-    pub fn new(probe_interval: Duration, now: Duration) -> Self {
+    pub fn new(timing: HealthTiming, now: Duration) -> Self {
         Self {
             state: NodeState::Pending,
-            probe_interval,
+            timing,
             probe_at: now,
             failed_probes: 0,
+            heartbeat_until: None,
             heartbeat_missing: false,
+            is_initializing: false,
             ejections: 0,
             returns_at: Duration::ZERO,
             returned_at: Duration::ZERO,
@@ -87,6 +109,19 @@ impl NodeHealth {
         self.probe_at
     }
 
+    /// When [`HealthEvent::HeartbeatLost`] is due unless a heartbeat comes before; `None` for a node
+    /// that sends none, or whose silence was noticed.
+    #[must_use]
+    pub fn heartbeat_until(&self) -> Option<Duration> {
+        self.heartbeat_until
+    }
+
+    /// Whether pull checks fail since the last good one.
+    #[must_use]
+    pub fn has_failed_probes(&self) -> bool {
+        self.failed_probes > 0
+    }
+
     /// When an ejected node may return; meaningless in other states.
     #[must_use]
     pub fn returns_at(&self) -> Duration {
@@ -100,14 +135,10 @@ impl NodeHealth {
             HealthEvent::ProbeSucceeded => self.probe_succeeded(now),
             HealthEvent::ProbeFailed => self.probe_failed(now, random),
             HealthEvent::FailuresReached => self.failures_reached(now, random),
-            HealthEvent::HeartbeatReceived => {
-                if self.heartbeat_missing {
-                    self.heartbeat_missing = false;
-                    self.probe_at = now;
-                }
-            }
+            HealthEvent::HeartbeatReceived { initializing } => self.heartbeat(initializing, now),
             HealthEvent::HeartbeatLost => {
                 self.heartbeat_missing = true;
+                self.heartbeat_until = None;
                 self.leave(NodeState::Offline);
             }
             HealthEvent::Drain => self.state = NodeState::Draining,
@@ -124,15 +155,44 @@ impl NodeHealth {
         }
     }
 
+    /// Follows a change of the configuration; what is due already stays due.
+    pub fn set_timing(&mut self, timing: HealthTiming, now: Duration) {
+        let sooner = |due: Duration, limit: Duration| due.min(now.saturating_add(limit));
+        if self.state != NodeState::Ejected {
+            self.probe_at = sooner(self.probe_at, timing.probe_interval);
+        }
+        self.heartbeat_until = self.heartbeat_until.map(|until| {
+            let heard_at = until.saturating_sub(self.timing.heartbeat_timeout);
+            heard_at.saturating_add(timing.heartbeat_timeout)
+        });
+        self.timing = timing;
+    }
+
+    fn heartbeat(&mut self, initializing: bool, now: Duration) {
+        self.heartbeat_until = Some(now.saturating_add(self.timing.heartbeat_timeout));
+        let was_held_back = self.heartbeat_missing || self.is_initializing;
+        self.heartbeat_missing = false;
+        self.is_initializing = initializing;
+        if initializing && self.state == NodeState::Online {
+            self.state = NodeState::Pending;
+        }
+        // Its word alone does not put it back into service: a probe does, and at once.
+        if was_held_back && !initializing && self.state != NodeState::Ejected {
+            self.probe_at = now;
+        }
+    }
+
     fn probe_succeeded(&mut self, now: Duration) {
         self.failed_probes = 0;
-        self.probe_at = now.saturating_add(self.probe_interval);
+        self.probe_at = now.saturating_add(self.timing.probe_interval);
         let returns = match self.state {
             NodeState::Pending | NodeState::Offline => !self.heartbeat_missing,
             NodeState::Ejected => now >= self.returns_at,
             NodeState::Online | NodeState::Draining => return,
         };
-        if returns {
+        if returns && self.is_initializing {
+            self.state = NodeState::Pending;
+        } else if returns {
             self.state = NodeState::Online;
             self.returned_at = now;
         } else if self.state == NodeState::Ejected {
@@ -145,8 +205,8 @@ impl NodeHealth {
         // A node in service is judged at the usual pace; one that is awaited is looked for more often,
         // so that a router started together with its nodes does not wait a whole interval for them.
         let pause = match self.state {
-            NodeState::Online | NodeState::Draining => self.probe_interval,
-            _ => self.probe_interval.min(AWAITED_PROBE_INTERVAL),
+            NodeState::Online | NodeState::Draining => self.timing.probe_interval,
+            _ => self.awaited_pause(),
         };
         self.probe_at = now.saturating_add(pause);
         if self.failed_probes >= OFFLINE_FAILED_PROBES {
@@ -154,6 +214,13 @@ impl NodeHealth {
         } else if self.state == NodeState::Ejected {
             self.eject(now, random);
         }
+    }
+
+    /// Longer with each failure: a thousand dead nodes must not keep the probers from the living.
+    fn awaited_pause(&self) -> Duration {
+        let doublings = self.failed_probes.saturating_sub(AWAITED_PROBES_QUICK);
+        let pause = AWAITED_PROBE_INTERVAL.saturating_mul(2_u32.saturating_pow(doublings));
+        pause.min(self.timing.probe_interval)
     }
 
     fn failures_reached(&mut self, now: Duration, random: u32) {
@@ -200,9 +267,14 @@ impl NodeHealth {
     /// # Panics
     /// If it does not; tests call this.
     pub fn check_invariants(&self) {
+        assert!(
+            !self.heartbeat_missing || self.heartbeat_until.is_none(),
+            "a missing heartbeat is awaited"
+        );
         match self.state {
             NodeState::Online => {
                 assert!(!self.heartbeat_missing, "online without a heartbeat");
+                assert!(!self.is_initializing, "online while it initializes");
                 assert!(
                     self.failed_probes < OFFLINE_FAILED_PROBES,
                     "online despite its probes"
@@ -229,6 +301,8 @@ impl NodeHealth {
 pub const OFFLINE_FAILED_PROBES: u32 = 2;
 /// Pause between probes of a node that is not in service.
 pub const AWAITED_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// Probes at that pause; a start of a router together with its nodes lies within.
+const AWAITED_PROBES_QUICK: u32 = 5;
 /// Length of the first ejection (spec section 6).
 pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
 /// Length that doubling ends at, and the calm stretch after which it starts anew (spec section 6).

@@ -1,12 +1,19 @@
 //! Tests of one node's health on a virtual clock.
 
 use super::*;
-use HealthEvent::{
-    Drain, Enable, FailuresReached, HeartbeatLost, HeartbeatReceived, ProbeFailed, ProbeSucceeded,
-};
+use HealthEvent::{Drain, Enable, FailuresReached, HeartbeatLost, ProbeFailed, ProbeSucceeded};
 use NodeState::{Draining, Ejected, Offline, Online, Pending};
 
 const INTERVAL: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(60);
+const TIMING: HealthTiming = HealthTiming {
+    probe_interval: INTERVAL,
+    heartbeat_timeout: SILENCE,
+};
+const HEARTBEAT: HealthEvent = HealthEvent::HeartbeatReceived {
+    initializing: false,
+};
+const INITIALIZING: HealthEvent = HealthEvent::HeartbeatReceived { initializing: true };
 const START: Duration = Duration::from_secs(5000);
 
 /// A machine with its clock; the random number 0 means no jitter.
@@ -18,7 +25,7 @@ struct Case {
 impl Case {
     fn pending() -> Self {
         Self {
-            health: NodeHealth::new(INTERVAL, START),
+            health: NodeHealth::new(TIMING, START),
             now: START,
         }
     }
@@ -144,11 +151,11 @@ fn thousands_of_ejections_do_not_overflow() {
 #[test]
 fn a_node_without_its_heartbeat_stays_offline_whatever_probes_say() {
     let mut case = Case::online();
-    assert_eq!(case.apply(HeartbeatReceived), Online);
+    assert_eq!(case.apply(HEARTBEAT), Online);
     assert_eq!(case.apply(HeartbeatLost), Offline);
     assert_eq!(case.apply(ProbeSucceeded), Offline);
     case.now += Duration::from_secs(3);
-    assert_eq!(case.apply(HeartbeatReceived), Offline);
+    assert_eq!(case.apply(HEARTBEAT), Offline);
     assert_eq!(case.health.probe_at(), case.now);
     assert_eq!(case.apply(ProbeSucceeded), Online);
 }
@@ -168,7 +175,7 @@ fn a_drained_node_stays_so_until_it_is_enabled_and_must_then_prove_itself() {
         ] {
             assert_eq!(case.apply(event), Draining, "{event:?}");
         }
-        assert_eq!(case.apply(HeartbeatReceived), Draining);
+        assert_eq!(case.apply(HEARTBEAT), Draining);
         case.now += Duration::from_secs(1);
         assert_eq!(case.apply(Enable), Pending);
         assert_eq!(case.health.probe_at(), case.now);
@@ -202,4 +209,87 @@ fn a_recalled_node_may_return_at_once_but_not_without_a_probe() {
         (Ejected, case.now)
     );
     assert_eq!(case.apply(ProbeSucceeded), Online);
+}
+
+#[test]
+fn a_node_is_missed_only_after_its_first_heartbeat_and_a_whole_timeout_of_silence() {
+    let mut case = Case::online();
+    assert_eq!(case.health.heartbeat_until(), None);
+    assert_eq!(case.apply(HEARTBEAT), Online);
+    assert_eq!(case.health.heartbeat_until(), Some(START + SILENCE));
+    case.now += Duration::from_secs(59);
+    case.apply(HEARTBEAT);
+    assert_eq!(case.health.heartbeat_until(), Some(case.now + SILENCE));
+    case.now += SILENCE;
+    assert_eq!(case.apply(HeartbeatLost), Offline);
+    assert_eq!(case.health.heartbeat_until(), None);
+}
+
+#[test]
+fn a_node_that_initializes_gets_no_traffic_until_it_says_otherwise_and_a_probe_agrees() {
+    let mut case = Case::pending();
+    assert_eq!(case.apply(INITIALIZING), Pending);
+    assert_eq!(case.apply(ProbeSucceeded), Pending);
+    case.now += Duration::from_secs(3);
+    assert_eq!(case.apply(HEARTBEAT), Pending);
+    assert_eq!(case.health.probe_at(), case.now);
+    assert_eq!(case.apply(ProbeSucceeded), Online);
+    // It loads another model.
+    assert_eq!(case.apply(INITIALIZING), Pending);
+    assert_eq!(case.apply(ProbeSucceeded), Pending);
+    // It breaks down meanwhile, and is there again before it is done.
+    case.apply(ProbeFailed);
+    assert_eq!(case.apply(ProbeFailed), Offline);
+    assert_eq!(case.apply(ProbeSucceeded), Pending);
+    assert_eq!(case.apply(HEARTBEAT), Pending);
+    assert_eq!(case.apply(ProbeSucceeded), Online);
+}
+
+#[test]
+fn to_initialize_ends_no_ejection() {
+    let mut case = Case::online();
+    case.ejection();
+    assert_eq!(case.apply(INITIALIZING), Ejected);
+    let due = case.health.probe_at();
+    assert_eq!(case.apply(HEARTBEAT), Ejected);
+    assert_eq!(case.health.probe_at(), due);
+    case.apply(INITIALIZING);
+    case.now = due;
+    assert_eq!(case.apply(ProbeSucceeded), Pending);
+}
+
+#[test]
+fn a_dead_node_is_looked_for_quickly_at_first_and_then_at_the_usual_pace() {
+    let mut case = Case::pending();
+    let pauses: Vec<u64> = (0..10)
+        .map(|_| {
+            case.apply(ProbeFailed);
+            let pause = case.health.probe_at() - case.now;
+            case.now = case.health.probe_at();
+            pause.as_secs()
+        })
+        .collect();
+    assert_eq!(pauses, [2, 2, 2, 2, 2, 4, 8, 10, 10, 10]);
+    assert_eq!(case.apply(ProbeSucceeded), Online);
+}
+
+#[test]
+fn a_new_timing_counts_from_the_last_sign_of_life() {
+    let mut case = Case::online();
+    case.apply(HEARTBEAT);
+    case.now += Duration::from_secs(5);
+    let quick = HealthTiming {
+        probe_interval: Duration::from_secs(1),
+        heartbeat_timeout: Duration::from_secs(20),
+    };
+    case.health.set_timing(quick, case.now);
+    assert_eq!(case.health.probe_at(), case.now + Duration::from_secs(1));
+    assert_eq!(
+        case.health.heartbeat_until(),
+        Some(START + Duration::from_secs(20))
+    );
+    let due = case.health.probe_at();
+    case.health.set_timing(TIMING, case.now);
+    assert_eq!(case.health.probe_at(), due);
+    assert_eq!(case.health.heartbeat_until(), Some(START + SILENCE));
 }

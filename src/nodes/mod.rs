@@ -13,7 +13,7 @@ mod table;
 
 pub use board::{EventTime, HealthBoard, Transition};
 pub use candidates::{CandidateLimits, Candidates, ResolvedModel, Selection, Slot};
-pub use health::{HealthEvent, NodeHealth};
+pub use health::{HealthEvent, HealthTiming, NodeHealth};
 pub use line::{Admission, LocalAdmission, Permit, Place, Served};
 pub use live::{EJECTION_FAILURES, FailureReason, NodeLive, NodeState};
 pub use table::{

@@ -22,20 +22,26 @@ use NodeState::{Draining, Ejected, Offline, Online, Pending};
 const SEEDS: u64 = 256;
 const STEPS: u32 = 3000;
 const MODELS: [&str; 3] = ["m", "n", "o"];
-const INTERVAL: Duration = Duration::from_secs(10);
+const TIMING: HealthTiming = HealthTiming {
+    probe_interval: Duration::from_secs(10),
+    heartbeat_timeout: Duration::from_secs(20),
+};
 
 /// Every change that the diagram in `health` shows.
-const LEGAL: [(NodeState, NodeState); 12] = [
+const LEGAL: [(NodeState, NodeState); 15] = [
     (Pending, Online),
     (Pending, Offline),
     (Pending, Draining),
+    (Online, Pending),
     (Online, Ejected),
     (Online, Offline),
     (Online, Draining),
     (Ejected, Online),
+    (Ejected, Pending),
     (Ejected, Offline),
     (Ejected, Draining),
     (Offline, Online),
+    (Offline, Pending),
     (Offline, Draining),
     (Draining, Pending),
 ];
@@ -48,6 +54,8 @@ struct World {
     workers: Vec<Candidates>,
     held: Vec<Slot>,
     specs: Vec<NodeSpec>,
+    /// Nodes whose probe is under way.
+    probed: Vec<Box<str>>,
     names_used: usize,
     /// Sum over all that happened, to compare two runs.
     trace: u64,
@@ -67,10 +75,11 @@ impl World {
             random: Random(seed),
             now: Duration::from_secs(1),
             directory,
-            board: HealthBoard::new(INTERVAL),
+            board: HealthBoard::new(TIMING),
             workers,
             held: Vec::new(),
             specs: Vec::new(),
+            probed: Vec::new(),
             names_used: 0,
             trace: 0,
         };
@@ -84,7 +93,10 @@ impl World {
             0..40 => self.request(),
             40..65 => self.end_request(),
             65..80 => self.probe(),
-            80..90 => self.now += Duration::from_millis(self.random.next() % 3000),
+            80..90 => {
+                self.now += Duration::from_millis(self.random.next() % 3000);
+                self.miss_the_silent();
+            }
             90..96 => self.operate(),
             96..98 => {
                 self.change_table();
@@ -162,34 +174,53 @@ impl World {
         }
     }
 
+    /// Begins a probe that is due, or ends one that is under way.
     fn probe(&mut self) {
-        let mut due: Vec<_> = self.board.probes_due(self.now).map(String::from).collect();
-        due.sort_unstable();
-        if due.is_empty() {
-            self.now = self.now.max(self.board.next_probe_at().unwrap());
-            return;
+        if !self.probed.is_empty() && self.random.chance(50) {
+            let name = self
+                .probed
+                .swap_remove(self.random.below(self.probed.len()));
+            let event = if self.random.chance(75) {
+                ProbeSucceeded
+            } else {
+                ProbeFailed
+            };
+            return self.apply(&name, event);
         }
-        let name = due.swap_remove(self.random.below(due.len()));
-        let event = if self.random.chance(75) {
-            ProbeSucceeded
-        } else {
-            ProbeFailed
-        };
-        self.apply(&name, event);
+        let due: Vec<Box<str>> = self.board.probes_due(self.now).map(Into::into).collect();
+        if due.is_empty() {
+            let next = self.board.next_probe_at();
+            self.now = self.now.max(next.unwrap_or(self.now));
+            return self.miss_the_silent();
+        }
+        let name = &due[self.random.below(due.len())];
+        self.board.probe_began(name);
+        self.probed.push(name.clone());
+    }
+
+    /// What the control thread does about heartbeats that did not come.
+    fn miss_the_silent(&mut self) {
+        let silent: Vec<Box<str>> = self
+            .board
+            .heartbeats_due(self.now)
+            .map(Into::into)
+            .collect();
+        for name in silent {
+            self.apply(&name, HeartbeatLost);
+            assert!(self.board.heartbeats_due(self.now).all(|due| *due != *name));
+        }
     }
 
     fn operate(&mut self) {
-        let name = self.any_node().name.clone();
-        let events = [
-            Drain,
-            Enable,
-            Enable,
-            HeartbeatLost,
-            HeartbeatReceived,
-            HeartbeatReceived,
-        ];
+        let node = self.any_node();
+        let initializing = self.random.chance(20);
+        let heartbeat = HeartbeatReceived { initializing };
+        let events = [Drain, Enable, Enable, heartbeat, heartbeat, heartbeat];
         let event = events[self.random.below(events.len())];
-        self.apply(&name, event);
+        self.apply(&node.name, event);
+        if event == heartbeat {
+            assert!(!initializing || node.live.state() != Online);
+        }
     }
 
     fn apply(&mut self, name: &str, event: HealthEvent) {
@@ -225,7 +256,8 @@ impl World {
             self.add_node();
         } else {
             let gone = self.random.below(self.specs.len());
-            self.specs.remove(gone);
+            let gone = self.specs.remove(gone);
+            self.probed.retain(|name| *name != gone.name);
         }
     }
 
@@ -262,17 +294,21 @@ impl World {
                 node.name
             );
             let health = self.board.health(&node.name).unwrap();
-            health.check_invariants();
             assert_eq!(node.live.state(), health.state());
         }
+        self.board.check_invariants();
     }
 
     /// After all troubles every node comes back, and no slot is missing.
     fn recover(&mut self) {
         self.held.clear();
+        for name in std::mem::take(&mut self.probed) {
+            self.apply(&name, ProbeFailed);
+        }
         let names: Vec<_> = self.specs.iter().map(|spec| spec.name.clone()).collect();
         for name in &names {
-            self.apply(name, HeartbeatReceived);
+            let initializing = false;
+            self.apply(name, HeartbeatReceived { initializing });
             self.apply(name, Enable);
         }
         let deadline = self.now + Duration::from_secs(70);

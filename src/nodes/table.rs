@@ -120,6 +120,9 @@ pub struct NodeTable {
     generation: u64,
     next_id: u32,
     nodes: Vec<Arc<Node>>,
+    /// Places in `nodes`.
+    by_name: HashMap<Box<str>, usize>,
+    by_id: HashMap<NodeId, usize>,
     models: BTreeMap<Box<str>, Arc<Model>>,
     aliases: BTreeMap<Box<str>, Arc<Model>>,
 }
@@ -305,13 +308,13 @@ impl NodeTable {
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|node| *node.name == *name)
+        self.nodes.get(*self.by_name.get(name)?)
     }
 
     /// The node of this identity; `None` once it was removed or its addresses changed.
     #[must_use]
     pub fn node_by_id(&self, id: NodeId) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|node| node.id == id)
+        self.nodes.get(*self.by_id.get(&id)?)
     }
 
     /// All models by name, without aliases.
@@ -355,21 +358,16 @@ impl NodeTable {
     }
 
     fn add_nodes(&mut self, previous: &Self, specs: &[NodeSpec]) -> Result<(), TableError> {
-        let known: HashMap<&str, &Arc<Node>> = previous
-            .nodes
-            .iter()
-            .map(|node| (&*node.name, node))
-            .collect();
-        let mut names = HashMap::new();
-        for spec in specs {
-            if names.insert(&*spec.name, ()).is_some() {
+        for (place, spec) in specs.iter().enumerate() {
+            if self.by_name.insert(spec.name.clone(), place).is_some() {
                 return Err(TableError::DuplicateNode(spec.name.clone()));
             }
-            let before = known.get(&*spec.name).copied();
+            let before = previous.node(&spec.name);
             let id = match before.filter(|node| same_places(&node.addresses, &spec.addresses)) {
                 Some(node) => node.id,
                 None => self.new_id(),
             };
+            self.by_id.insert(id, place);
             self.nodes.push(Arc::new(Node::new(id, spec, before)));
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What an exchange works with: the process-wide snapshot and counters, and one worker's own part.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -49,6 +50,8 @@ pub enum Notice {
 pub struct Shared {
     /// The configuration this process runs with now.
     pub config: LiveConfig,
+    /// Where the router listens.
+    pub address: SocketAddr,
     /// The node table.
     pub directory: Arc<NodeDirectory>,
     /// The API keys that are valid now.

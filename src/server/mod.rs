@@ -117,6 +117,7 @@ impl Server {
             mailboxes(worker_count).map_err(system("create a worker's mailbox"))?;
         let wake = proxy::wake_by(mailboxes.clone());
         let shared = Arc::new(Shared {
+            address,
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
             admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),

@@ -8,6 +8,7 @@
 mod call;
 mod keys;
 mod load;
+mod nodes;
 mod query;
 mod reply;
 mod rights;
@@ -27,6 +28,7 @@ use crate::proxy::{Notice, Shared};
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
+use super::nodes::NodeDesk;
 
 use call::Call;
 use reply::{Next, Reply};
@@ -37,17 +39,21 @@ struct Context {
     shared: Arc<Shared>,
     /// The key file, and who publishes it.
     key_file: Arc<KeyFile>,
+    /// Where nodes are asked about and changed.
+    nodes: NodeDesk,
 }
 
 /// Starts the threads.
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
+        nodes: nodes.clone(),
     });
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());

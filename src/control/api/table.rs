@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, keys, load};
+use super::{Call, Context, Reply, keys, load, nodes};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -29,6 +29,14 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
+    route(Method::Get, "/api/nodes", Right::Admin, nodes::list),
+    route(Method::Post, "/api/nodes", Right::Nodes, nodes::register),
+    route(Method::Get, "/api/nodes/{id}", Right::Admin, nodes::get),
+    route(Method::Put, "/api/nodes/{id}", Right::Admin, nodes::change),
+    route(Method::Delete, "/api/nodes/{id}", Right::Admin, nodes::remove),
+    route(Method::Post, "/api/nodes/{id}/drain", Right::Admin, nodes::drain),
+    route(Method::Post, "/api/nodes/{id}/enable", Right::Admin, nodes::enable),
+    route(Method::Post, "/api/nodes/{id}/heartbeat", Right::NodeToken, nodes::heartbeat),
 ];
 
 const fn route(method: Method, path: &'static str, right: Right, handler: Handler) -> Route {

@@ -1,0 +1,445 @@
+//! Asking a node whether it is there, what it serves and what it runs on, on threads of their own.
+//!
+//! ```text
+//! resolve and check the addresses          address.rs
+//!   ─ GET {base}/v1/models                 http.rs     without the credential as long as the address is
+//!                                                      unproven; again with it when the node demands one
+//!   ─ which engine, how many slots         engine.rs   once per life of the node's process
+//! ```
+//!
+//! Bounded in time and bytes, follows no redirect, and connects only to addresses that were checked
+//! after resolving.
+
+mod address;
+mod engine;
+mod http;
+mod pool;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{BaseUrl, Secret};
+
+use engine::{is_ollama_version, read_models};
+use http::{Asker, Question};
+
+pub(super) use address::{AddressError, RegistrationRules, resolve};
+pub(super) use engine::Engine;
+pub(super) use pool::{PROBERS_MAX, Probers};
+
+/// Everything one probe is to find out.
+pub(super) struct Probe {
+    /// Tells this node from another one of the same name before or after it.
+    pub(super) serial: u64,
+    pub(super) base_url: BaseUrl,
+    pub(super) api_key: Option<Secret>,
+    /// What its addresses must comply with, beyond what holds for every node; `None` for a node of the file,
+    /// whose operator vouches for it.
+    pub(super) rules: Option<Arc<RegistrationRules>>,
+    /// Addresses that have answered before: until then they get no credential, if there are `rules`.
+    pub(super) proven: Vec<SocketAddr>,
+    /// Whether the answer must name the node's models.
+    pub(super) needs_models: bool,
+    /// The engine, if it is known.
+    pub(super) engine: Option<Engine>,
+    /// Whether the node is asked how many requests it works on at once.
+    pub(super) needs_slots: bool,
+    pub(super) timeout: Duration,
+}
+
+/// What came of a probe.
+pub(super) struct Outcome {
+    pub(super) serial: u64,
+    /// The node's addresses; `None` if they could not be found out.
+    pub(super) addresses: Option<Vec<SocketAddr>>,
+    pub(super) answer: Result<Answer, ProbeError>,
+}
+
+pub(super) struct Answer {
+    /// From connecting to the end of the answer that counts.
+    pub(super) latency: Duration,
+    /// The models the node names, sorted; empty if it was not asked for them.
+    pub(super) models: Vec<Box<str>>,
+    /// What it runs on.
+    pub(super) engine: Engine,
+    /// How many requests it works on at once, if it was asked and its engine tells.
+    pub(super) slots: Option<u32>,
+}
+
+/// Why a probe failed. Nothing that the other side sent is kept: whoever may register a node must not be able
+/// to read other services through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbeError {
+    Address(AddressError),
+    Connect,
+    ConnectTimeout,
+    AnswerTimeout,
+    Closed,
+    BadAnswer,
+    TooLong,
+    ServerError,
+    NotAuthorized,
+    NoModelList,
+}
+
+/// Carries a probe out; takes at most its time limit, and as long as the resolver likes.
+fn carry_out(probe: Probe) -> Outcome {
+    let resolved = resolve(&probe.base_url, probe.rules.as_deref());
+    let addresses = resolved.as_ref().ok().cloned();
+    let answer = resolved
+        .map_err(ProbeError::Address)
+        .and_then(|addresses| ask(&probe, &addresses));
+    Outcome {
+        serial: probe.serial,
+        addresses,
+        answer,
+    }
+}
+
+fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
+    let began = Instant::now();
+    let asker = Asker {
+        base_url: &probe.base_url,
+        addresses,
+        until: began + probe.timeout,
+    };
+    let is_proven = probe.rules.is_none()
+        || addresses
+            .iter()
+            .all(|address| probe.proven.contains(address));
+    let known = probe.api_key.as_ref();
+    let question = Question {
+        path: MODELS_PATH,
+        query: None,
+        credential: known.filter(|_| is_proven),
+        // Of a node whose models are configured only the status counts, once its engine is known.
+        wants_body: probe.needs_models || probe.engine.is_none(),
+    };
+    let (mut status, mut body) = asker.ask(question)?;
+    // Somebody speaks HTTP at the checked address and asks for what belongs there.
+    if matches!(status, 401 | 403) && known.is_some() && !is_proven {
+        let credential = known;
+        (status, body) = asker.ask(Question {
+            credential,
+            ..question
+        })?;
+    }
+    let latency = began.elapsed();
+    let list = match status {
+        200 => read_models(&mut body),
+        _ => None,
+    };
+    let models = match (probe.needs_models, status, &list) {
+        (_, 500.., _) => return Err(ProbeError::ServerError),
+        (true, _, Some(list)) => list.ids.clone(),
+        (true, 401 | 403, None) => return Err(ProbeError::NotAuthorized),
+        (true, _, None) => return Err(ProbeError::NoModelList),
+        // It is there and minds its own business: an engine without this route still serves.
+        (false, _, _) => Vec::new(),
+    };
+    let named = list.and_then(|list| list.engine);
+    let engine = probe.engine.or(named);
+    let engine = engine.unwrap_or_else(|| guess_engine(&asker, known));
+    Ok(Answer {
+        latency,
+        models,
+        engine,
+        slots: find_slots(probe, &asker, engine),
+    })
+}
+
+/// The engine of a node whose models do not say it. A node that does not know the question is as good as any.
+fn guess_engine(asker: &Asker<'_>, credential: Option<&Secret>) -> Engine {
+    let answer = asker.ask(Question {
+        path: "/api/version",
+        query: None,
+        credential,
+        wants_body: true,
+    });
+    match answer {
+        Ok((200, mut body)) => match is_ollama_version(&mut body) {
+            true => Engine::Ollama,
+            false => Engine::Generic,
+        },
+        _ => Engine::Generic,
+    }
+}
+
+fn find_slots(probe: &Probe, asker: &Asker<'_>, engine: Engine) -> Option<u32> {
+    let questions = engine.slot_questions().iter().filter(|_| probe.needs_slots);
+    questions
+        .map(|question| {
+            let answer = asker.ask(Question {
+                path: question.path,
+                query: question.query,
+                credential: probe.api_key.as_ref(),
+                wants_body: true,
+            });
+            match answer {
+                Ok((200, mut body)) => (question.read)(&mut body),
+                _ => None,
+            }
+        })
+        .find_map(|slots| slots)
+}
+
+impl ProbeError {
+    fn of_connect(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::ConnectTimeout,
+            _ => Self::Connect,
+        }
+    }
+
+    fn of_exchange(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::AnswerTimeout,
+            _ => Self::Closed,
+        }
+    }
+
+    /// Fixed words for the control API.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address(AddressError::Unresolved) => "the name cannot be resolved",
+            Self::Address(AddressError::Forbidden(_) | AddressError::OutsideNetworks) => {
+                "the address is not permitted"
+            }
+            Self::Address(AddressError::OwnListener) => "the address is the router's own",
+            Self::Connect => "no connection",
+            Self::ConnectTimeout => "no connection in time",
+            Self::AnswerTimeout => "no answer in time",
+            Self::Closed => "the connection was closed",
+            Self::BadAnswer => "the answer is not HTTP/1.1",
+            Self::TooLong => "the answer is too long",
+            Self::ServerError => "the node answered with a server error",
+            Self::NotAuthorized => "the node does not accept its api_key",
+            Self::NoModelList => "the node does not list its models",
+        }
+    }
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+const MODELS_PATH: &str = "/v1/models";
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+
+    /// Long enough for a busy machine, short enough to wait for.
+    pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
+
+    pub(super) fn probe_of(address: SocketAddr, needs_models: bool) -> Probe {
+        Probe {
+            serial: 7,
+            base_url: BaseUrl::parse(&format!("http://{address}/base")).unwrap(),
+            api_key: None,
+            rules: None,
+            proven: Vec::new(),
+            needs_models,
+            engine: Some(Engine::Generic),
+            needs_slots: false,
+            timeout: TIMEOUT,
+        }
+    }
+
+    fn read_head(socket: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            socket.read_exact(&mut byte).unwrap();
+            request.extend_from_slice(&byte);
+        }
+        String::from_utf8(request).unwrap()
+    }
+
+    /// Answers one connection after the other with these responses; returns what was asked and what the
+    /// probe said.
+    fn probe_with(responses: &[&str], change: impl FnOnce(&mut Probe)) -> (Vec<String>, Outcome) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut probe = probe_of(listener.local_addr().unwrap(), true);
+        change(&mut probe);
+        thread::scope(|scope| {
+            let node = scope.spawn(move || {
+                let answer = |response: &&str| {
+                    let (mut socket, _) = listener.accept().unwrap();
+                    let request = read_head(&mut socket);
+                    socket.write_all(response.as_bytes()).unwrap();
+                    request
+                };
+                responses.iter().map(answer).collect()
+            });
+            let outcome = carry_out(probe);
+            (node.join().unwrap(), outcome)
+        })
+    }
+
+    fn probe_against(response: &str, needs_models: bool) -> (String, Outcome) {
+        let (mut requests, outcome) =
+            probe_with(&[response], |probe| probe.needs_models = needs_models);
+        (requests.remove(0), outcome)
+    }
+
+    fn json(body: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+    const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+
+    #[test]
+    fn a_model_list_is_read_whatever_its_framing() {
+        let responses = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 38\r\n\r\n{\"data\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"dat\r\n21\r\na\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n{\"data\":[{\"id\":\"b\"},{\"id\":\"a\",\"x\":1}]}",
+        ];
+        for response in responses {
+            let (request, outcome) = probe_against(response, true);
+            assert!(
+                request.starts_with("GET /base/v1/models HTTP/1.1\r\n"),
+                "{request}"
+            );
+            let models = outcome.answer.ok().unwrap().models;
+            assert_eq!(models, ["a".into(), "b".into()] as [Box<str>; 2]);
+        }
+    }
+
+    #[test]
+    fn a_node_with_configured_models_is_up_whatever_it_answers_below_500() {
+        assert!(probe_against(NOT_FOUND, false).1.answer.is_ok());
+        let error = probe_against(NOT_FOUND, true).1.answer.err();
+        assert_eq!(error, Some(ProbeError::NoModelList));
+        let broken = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+        for needs_models in [false, true] {
+            let error = probe_against(broken, needs_models).1.answer.err();
+            assert_eq!(error, Some(ProbeError::ServerError));
+        }
+    }
+
+    #[test]
+    fn malformed_and_truncated_answers_fail_the_probe() {
+        let too_long = format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(300 * 1024));
+        for (response, error) in [
+            ("HTP/1.1 200 OK\r\n\r\n", ProbeError::BadAnswer),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"data\":[]}",
+                ProbeError::Closed,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnope",
+                ProbeError::NoModelList,
+            ),
+            ("", ProbeError::Closed),
+            (
+                "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
+                ProbeError::NoModelList,
+            ),
+        ] {
+            let (_, outcome) = probe_against(response, true);
+            assert_eq!(outcome.answer.err(), Some(error), "{response:?}");
+        }
+        // The peer may see its connection reset while it still sends.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let probe = probe_of(listener.local_addr().unwrap(), true);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut socket, _) = listener.accept().unwrap();
+                read_head(&mut socket);
+                let _ = socket.write_all(too_long.as_bytes());
+            });
+            assert_eq!(carry_out(probe).answer.err(), Some(ProbeError::TooLong));
+        });
+    }
+
+    #[test]
+    fn a_refused_connection_and_a_silent_node_fail_the_probe_but_keep_the_address() {
+        let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = refusing.local_addr().unwrap();
+        drop(refusing);
+        let outcome = carry_out(probe_of(address, true));
+        assert_eq!(outcome.answer.err(), Some(ProbeError::Connect));
+        assert_eq!(
+            (outcome.serial, outcome.addresses),
+            (7, Some(vec![address]))
+        );
+
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let outcome = carry_out(probe_of(silent.local_addr().unwrap(), true));
+        assert_eq!(outcome.answer.err(), Some(ProbeError::AnswerTimeout));
+    }
+
+    #[test]
+    fn an_engine_is_asked_for_once_and_for_its_slots_in_its_own_words() {
+        let sglang = json(r#"{"data":[{"id":"m","owned_by":"sglang"}]}"#);
+        let info = json(r#"{"internal_states":[{"effective_max_running_requests_per_dp":48}]}"#);
+        let (requests, outcome) = probe_with(&[&sglang, NOT_FOUND, &info], |probe| {
+            (probe.engine, probe.needs_slots) = (None, true);
+        });
+        let answer = outcome.answer.ok().unwrap();
+        assert_eq!((answer.engine, answer.slots), (Engine::Sglang, Some(48)));
+        assert!(requests[1].starts_with("GET /base/server_info HTTP/1.1\r\n"));
+        assert!(requests[2].starts_with("GET /base/get_server_info HTTP/1.1\r\n"));
+
+        let list = json(r#"{"data":[{"id":"m"}]}"#);
+        let version = json(r#"{"version":"0.12.3"}"#);
+        let (requests, outcome) = probe_with(&[&list, &version], |probe| {
+            (probe.engine, probe.needs_slots) = (None, true);
+        });
+        assert!(requests[1].starts_with("GET /base/api/version HTTP/1.1\r\n"));
+        let answer = outcome.answer.ok().unwrap();
+        assert_eq!((answer.engine, answer.slots), (Engine::Ollama, None));
+    }
+
+    #[test]
+    fn a_credential_goes_only_to_addresses_that_have_answered() {
+        let list = json(r#"{"data":[{"id":"m"}]}"#);
+        let with_key = |probe: &mut Probe| {
+            probe.api_key = Some(Secret::new("node-secret".to_owned()));
+            probe.rules = Some(Arc::new(RegistrationRules {
+                networks: vec!["127.0.0.0/8".parse().unwrap()],
+                listener: "127.0.0.1:1".parse().unwrap(),
+            }));
+        };
+        let carries = |request: &String| request.contains("Authorization: Bearer node-secret\r\n");
+
+        let (requests, outcome) = probe_with(&[&list], with_key);
+        assert!(outcome.answer.is_ok());
+        assert!(!carries(&requests[0]));
+
+        let (requests, outcome) = probe_with(&[UNAUTHORIZED, &list], with_key);
+        assert!(outcome.answer.is_ok());
+        assert!(!carries(&requests[0]) && carries(&requests[1]));
+
+        let (requests, outcome) = probe_with(&[UNAUTHORIZED, UNAUTHORIZED], with_key);
+        assert_eq!(requests.len(), 2);
+        assert_eq!(outcome.answer.err(), Some(ProbeError::NotAuthorized));
+
+        for is_of_file in [false, true] {
+            let (requests, _) = probe_with(&[&list], |probe| {
+                with_key(probe);
+                if is_of_file {
+                    probe.rules = None;
+                } else {
+                    probe.proven = resolve(&probe.base_url, None).unwrap();
+                }
+            });
+            assert!(carries(&requests[0]));
+        }
+    }
+}
