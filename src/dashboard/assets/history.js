@@ -305,7 +305,7 @@ function phases(record) {
     el('dt', {}, el('span', { class: `swatch phase-${part.index}`, 'aria-hidden': 'true' }), part.words),
     el('dd', {}, duration(part.ms), total > 0 && part.ms > 0 && el('span', { class: 'faint' }, ` ${shareWords(part.ms / total)}`)),
   )));
-  return el('section', { class: 'phases' }, el('h3', {}, 'Phases'), bar, legend);
+  return el('section', { class: 'phases' }, el('h2', {}, 'Phases'), bar, legend);
 }
 
 function shareWords(ratio) {
@@ -327,7 +327,7 @@ function facts(record) {
     ['Key', record.key_id ?? '–'],
     ['Request id', record.request_id ?? '–'],
   ];
-  return el('section', { class: 'facts' }, el('h3', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
+  return el('section', { class: 'facts' }, el('h2', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
 }
 
 function endWords(record) {
