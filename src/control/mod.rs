@@ -40,8 +40,8 @@ pub fn start(
     inbox: ControlInbox,
 ) -> io::Result<()> {
     let key_file = Arc::new(key_file);
-    let (desk, tasks) = NodeDesk::new(store, shared.address);
-    api::start(&shared, &key_file, &desk, &inbox.api)?;
+    let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
+    api::start(&shared, &key_file, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
