@@ -50,8 +50,8 @@ class Process {
 }
 
 // A mock node of its own process.
-export async function startNode(binary, name, { models = [MODEL], slots = 8, firstTokenMs = 5, tokens = 8 } = {}) {
-  const node = new Process(binary, 'mock-node', '--name', name, '--models', models.join(','), '--tokens', tokens, '--slots', slots, '--first-token-ms', firstTokenMs, '--token-interval-ms', 2);
+export async function startNode(binary, name, { models = [MODEL], slots = 8, firstTokenMs = 5, tokens = 8, tokenMs = 2 } = {}) {
+  const node = new Process(binary, 'mock-node', '--name', name, '--models', models.join(','), '--tokens', tokens, '--slots', slots, '--first-token-ms', firstTokenMs, '--token-interval-ms', tokenMs);
   return { url: `http://${await node.address()}`, stop: () => node.stop() };
 }
 
@@ -65,13 +65,14 @@ export class Router {
       router.nodes.push({ name: `node-${index}`, ...(await startNode(binary, `node-${index}`)) });
     }
     const described = [...router.nodes.map((node) => ({ models: [MODEL], ...node })), ...extra].map((node) => [
-      '[[nodes]]', `name = ${JSON.stringify(node.name)}`, `base_url = "${node.url}"`, `models = ${JSON.stringify(node.models)}`, 'max_concurrency = 8',
+      '[[nodes]]', `name = ${JSON.stringify(node.name)}`, `base_url = "${node.url}"`, `models = ${JSON.stringify(node.models)}`, `max_concurrency = ${node.slots ?? 8}`,
     ].join('\n'));
     router.file = join(router.folder, 'config.toml');
     writeFileSync(router.file, [
       '[server]', 'host = "127.0.0.1"', 'workers = 2', 'drain_announce_secs = 0', `data_dir = "${router.folder}/data"`,
       '[auth]', `api_keys = ["${KEY}"]`, '[health]', 'probe_interval_secs = 1', ...described,
     ].join('\n'));
+    router.isServing = described.length > 0;
     router.sets = Object.entries(settings).map(([key, value]) => `--set=${key}=${value}`);
     try {
       await router.run(0);
@@ -87,7 +88,7 @@ export class Router {
     const address = await this.process.address();
     this.port = Number(address.split(':')[1]);
     this.url = `http://${address}`;
-    if (this.nodes.length > 0) await until('readiness', async () => (await fetch(`${this.url}/ready`).catch(() => null))?.status === 200);
+    if (this.isServing) await until('readiness', async () => (await fetch(`${this.url}/ready`).catch(() => null))?.status === 200);
   }
 
   get pid() {
@@ -103,8 +104,8 @@ export class Router {
   }
 
   // One short chat; resolves to the status. A connection of its own, which is not kept.
-  ask({ key = KEY, model = MODEL, path = '/v1/chat/completions' } = {}) {
-    const body = JSON.stringify({ model, messages: [{ role: 'user', content: 'Hello' }] });
+  ask({ key = KEY, model = MODEL, path = '/v1/chat/completions', stream = false } = {}) {
+    const body = JSON.stringify({ model, stream, messages: [{ role: 'user', content: 'Hello' }] });
     return new Promise((resolve, reject) => {
       const sent = request(`${this.url}${path}`, {
         method: 'POST', agent: false,
