@@ -81,6 +81,11 @@ export async function openPage(browser, url, { width = 1280, height = 800, theme
   return { context, page, troubles, url };
 }
 
+// A page that believes it has a session: the pretended router needs no login.
+export async function believe(context) {
+  await context.addInitScript(() => localStorage.setItem('llm-router.session', 'yes'));
+}
+
 export async function logIn(page, url, { hash = '', username = 'admin', password = 'test' } = {}) {
   await page.goto(`${url}/${hash}`);
   await page.getByLabel('User name').fill(username);

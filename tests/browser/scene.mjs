@@ -23,9 +23,7 @@ export class Scene {
     const opened = await this.page(options);
     await logIn(opened.page, this.router.url, { hash });
     await settled(opened.page);
-    // Before a login the page asks who it is, and is told: nobody.
-    assertClean(opened.troubles, [UNKNOWN_YET]);
-    opened.troubles.length = 0;
+    assertClean(opened.troubles);
     return opened;
   }
 
@@ -33,5 +31,3 @@ export class Scene {
     for (const { context } of this.opened.splice(0)) await context.close();
   }
 }
-
-export const UNKNOWN_YET = /status of 401/;
