@@ -83,7 +83,9 @@ export async function openPage(browser, url, { width = 1280, height = 800, theme
 
 // A page that believes it has a session: the pretended router needs no login.
 export async function believe(context) {
-  await context.addInitScript(() => localStorage.setItem('llm-router.session', 'yes'));
+  await context.addInitScript(() => {
+    if (location.hash) localStorage.setItem('llm-router.session', 'yes');
+  });
 }
 
 export async function logIn(page, url, { hash = '', username = 'admin', password = 'test' } = {}) {

@@ -34,6 +34,8 @@ export async function picturesOf(browser, folder, { scenario, pages, widths, the
           if (name === 'login') {
             await fetch(`${fake.url}/api/auth/logout`, { method: 'POST' });
             await page.goto(fake.url);
+            await page.evaluate(() => localStorage.clear());
+            await page.reload();
             await page.getByLabel('User name').waitFor();
           } else {
             fake.logIn();

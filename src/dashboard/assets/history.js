@@ -3,7 +3,7 @@
 
 import { get } from './api.js';
 import { el, icon, newId, setAttribute, setHidden, setText } from './dom.js';
-import { bytes, count, duration, fullDateTime, shortDateTime } from './format.js';
+import { bytes, count, duration, fullDateTime, isKnown, shortDateTime } from './format.js';
 import { live } from './live.js';
 import { button, empty, failed, loading, select, table } from './ui.js';
 
@@ -269,7 +269,7 @@ function recordRow(record) {
       model,
       el('span', {}, record.node || '–'),
       el('span', {}, duration(record.duration_ms)),
-      el('span', {}, count(record.total_tokens)),
+      el('span', { class: isKnown(record.total_tokens) ? '' : 'none' }, count(record.total_tokens)),
       statusBadge(record),
     ],
     after: details,
