@@ -190,7 +190,6 @@ impl Nodes {
     }
 
     /// See [`NodeDesk::replace_configured`](super::NodeDesk::replace_configured).
-    #[allow(dead_code, reason = "the reload comes next")]
     pub(super) fn replace_configured(
         &mut self,
         config: &Config,
@@ -230,7 +229,6 @@ impl Nodes {
     }
 
     /// Which of these names registered nodes have.
-    #[allow(dead_code, reason = "the reload comes next")]
     fn taken_names(&self, nodes: &[NodeConfig]) -> Vec<String> {
         let is_taken = |name: &str| {
             let known = self.by_name.get(name);
