@@ -53,7 +53,7 @@ try {
       await page.mouse.move(0, 0);
     }
     await page.evaluate(() => document.activeElement?.blur());
-    await page.screenshot({ path: join(into, `${name}.png`) });
+    await page.screenshot({ path: join(into, `${name}-page.png`) });
     await context.close();
   }
   await browser.close();
