@@ -23,7 +23,7 @@ use crate::runtime::clock;
 use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
-use nodes::{NodeDesk, Nodes, Tasks, Watch};
+use nodes::{Kept, NodeDesk, Nodes, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
@@ -41,20 +41,43 @@ pub fn start(
 ) -> io::Result<()> {
     let key_file = Arc::new(key_file);
     let (desk, tasks) = NodeDesk::new(store, shared.address);
+    // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
+    let kept = desk.kept();
+    let is_restored = kept.is_ok();
+    let nodes = first_nodes(&shared, kept.ok());
     api::start(&shared, &key_file, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
+    thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
+    if is_restored {
+        return Ok(());
+    }
+    log::warn(format_args!(
+        "registered nodes are missing until the store can be read"
+    ));
     let thread = thread::Builder::new().name("restore".to_owned());
     thread.spawn(move || restore(&desk)).map(drop)
 }
 
-fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, tasks: &Tasks) {
-    let origin = Instant::now();
+/// The nodes of the configuration, and those that the store has kept.
+fn first_nodes(shared: &Shared, kept: Option<Kept>) -> Nodes {
     let config = shared.config.current();
     let watch = Watch::of(&config, shared.address);
     let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
-    drop(config);
+    if let Some(kept) = kept {
+        nodes.restore(kept, Duration::ZERO);
+    }
+    nodes
+}
+
+fn run(
+    shared: &Shared,
+    key_file: &KeyFile,
+    failing: &Receiver<NodeId>,
+    tasks: &Tasks,
+    mut nodes: Nodes,
+) {
+    let origin = Instant::now();
     let probers = Probers::new();
     let mut housekeeping_at = Duration::ZERO;
     loop {
