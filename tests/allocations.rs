@@ -119,7 +119,8 @@ fn router(
     let (key_file, keys) = control::load_keys(&config).unwrap();
     let data_dir = config.server.data_dir.clone();
     let server = Server::start(config, keys, |shared, inbox| {
-        let (store, _) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let history = Arc::clone(&shared.history);
+        let (store, _) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         control::start(shared, key_file, store, inbox)
     })
     .unwrap();

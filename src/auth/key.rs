@@ -170,6 +170,12 @@ impl KeyId {
         (number & STORED != 0).then_some(Self(number))
     }
 
+    /// The name of which this is the [number](KeyId::get); `None` for 0, which stands for no key.
+    #[must_use]
+    pub fn of_number(number: u64) -> Option<Self> {
+        (number != 0).then_some(Self(number))
+    }
+
     /// The number itself, for counters and fairness.
     #[must_use]
     pub fn get(self) -> u64 {

@@ -39,7 +39,8 @@ pub(super) fn start(config: Config) -> Result<Running, String> {
     let data_dir = config.server.data_dir.clone();
     let mut store_thread = None;
     let server = Server::start(config, keys, |shared, inbox| {
-        let (store, thread) = store::start(data_dir, Arc::clone(&shared.store))?;
+        let history = Arc::clone(&shared.history);
+        let (store, thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
         control::start(shared, key_file, store, inbox)
     })

@@ -180,6 +180,13 @@ pub(super) const KEYS: &[Key] = &[
     key!("metrics.require_key", ["LLM_ROUTER_METRICS_REQUIRE_KEY"],
         |c, v| c.metrics.require_key = v.boolean()?),
 
+    key!("history.enabled", ["LLM_ROUTER_HISTORY_ENABLED"],
+        |c, v| c.history.enabled = v.boolean()?),
+    key!("history.retention_days", ["LLM_ROUTER_HISTORY_RETENTION_DAYS"],
+        |c, v| c.history.retention_days = narrow(v.integer(1..=3650)?)?),
+    key!("history.max_rows", ["LLM_ROUTER_HISTORY_MAX_ROWS"],
+        |c, v| c.history.max_rows = narrow(v.integer(1000..=100_000_000)?)?),
+
     key!("log.access", ["LLM_ROUTER_LOG_ACCESS"],
         |c, v| c.log.access = access_log(v)?),
     key!("log.level", ["LLM_ROUTER_LOG_LEVEL"],

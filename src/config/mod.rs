@@ -33,9 +33,9 @@ pub use nodes::{
 };
 pub use problem::{Origin, Problem, Problems};
 pub use types::{
-    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HealthConfig, HttpConfig,
-    IoDriver, LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig, NodeConfig,
-    ProxyConfig, QueueConfig, RegistrationConfig, ServerConfig,
+    AccessLog, AliasConfig, AuthConfig, Config, ConnectionPoolConfig, HealthConfig, HistoryConfig,
+    HttpConfig, IoDriver, LoadManagerConfig, LogConfig, LogLevel, MetricsConfig, NodeCacheConfig,
+    NodeConfig, ProxyConfig, QueueConfig, RegistrationConfig, ServerConfig,
 };
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// The metrics endpoint.
     pub metrics: MetricsConfig,
+    /// What is kept of past requests.
+    pub history: HistoryConfig,
     /// Lifecycle log and access records.
     pub log: LogConfig,
     /// Nodes named in the file, in file order; names are unique.
@@ -199,6 +201,17 @@ pub struct AuthConfig {
 pub struct MetricsConfig {
     /// Whether `GET /metrics` needs an API key.
     pub require_key: bool,
+}
+
+/// `[history]`: what is kept of past requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// For how long, 1–3650 days.
+    pub retention_days: u32,
+    /// How many requests at most, 1000–100 000 000.
+    pub max_rows: u32,
 }
 
 /// `[log]`.
@@ -391,6 +404,16 @@ impl Default for AuthConfig {
             api_keys: Vec::new(),
             admin_username: "admin".to_owned(),
             admin_password: Secret::new(DEFAULT_ADMIN_PASSWORD.to_owned()),
+        }
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            retention_days: 7,
+            max_rows: 1_000_000,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The control thread: everything about nodes and keys that may block, so that no worker ever does.
 //!
-//! It probes nodes, resolves their names, judges failures the workers report, re-reads the key file,
-//! and publishes each result as one new snapshot. It is never on the way of a request: workers only
+//! It has nodes probed, takes in what they report and what operators want of them, judges failures the
+//! workers report, re-reads the key file, and publishes each result as one new snapshot. It is never on the way of a request: workers only
 //! ever read what it published last.
 
 pub mod api;
@@ -40,12 +40,12 @@ pub fn start(
     inbox: ControlInbox,
 ) -> io::Result<()> {
     let key_file = Arc::new(key_file);
-    let (desk, tasks) = NodeDesk::new(store, shared.address);
+    let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
     // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
     let kept = desk.kept();
     let is_restored = kept.is_ok();
     let nodes = first_nodes(&shared, kept.ok());
-    api::start(&shared, &key_file, &desk, &inbox.api)?;
+    api::start(&shared, &key_file, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;

@@ -31,5 +31,5 @@ mod trace;
 mod worker;
 
 pub use connection::serve;
-pub use settings::{LiveConfig, admission_limits, apply_log_level};
+pub use settings::{LiveConfig, admission_limits, apply_log_level, history_limits};
 pub use worker::{ControlInbox, DrainPhase, Notice, Shared, Worker, wake_by};

@@ -10,7 +10,7 @@ use crossbeam_utils::CachePadded;
 use crate::admission::AdmissionLimits;
 use crate::config::{Config, LogLevel};
 use crate::nodes::CandidateLimits;
-use crate::telemetry::log;
+use crate::telemetry::{HistoryLimits, log};
 use crate::upstream::PoolLimits;
 
 use super::Shared;
@@ -74,6 +74,18 @@ pub(super) fn apply(config: &Config, shared: &Shared) {
     shared
         .budget
         .set_limit_bytes(config.proxy.max_buffered_bytes);
+    shared.history.set_limits(history_limits(config));
+}
+
+/// The limits of `history`.
+#[must_use]
+pub fn history_limits(config: &Config) -> HistoryLimits {
+    let history = &config.history;
+    HistoryLimits {
+        is_on: history.enabled,
+        retention_secs: u64::from(history.retention_days) * SECS_PER_DAY,
+        rows_max: u64::from(history.max_rows),
+    }
 }
 
 /// The limits of `load_manager`.
@@ -111,6 +123,8 @@ pub(super) fn candidate_limits(config: &Config) -> CandidateLimits {
         ttl: config.node_cache.ttl,
     }
 }
+
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
 
 #[cfg(test)]
 mod tests {

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::admission::TurnKey;
 use crate::nodes::{Node, ResolvedModel};
 use crate::openai::{Endpoint, Usage};
 use crate::runtime::clock::{self, Moment};
 use crate::telemetry::{
-    AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, HourEvent,
-    Latency, Occurrence, Phase, RetryReason,
+    AccessRecord, ClientText, Direction, EndedBy, EndpointLabel, Gauge, GaugeGuard, HistoryNames,
+    HistoryRecord, HourEvent, Latency, Occurrence, Phase, RetryReason,
 };
 
 use super::Worker;
@@ -40,6 +41,8 @@ pub(super) struct Trace<'w> {
     model: Option<Rc<ResolvedModel>>,
     /// Only kept when access records are written.
     details: Option<Box<Details>>,
+    /// Only kept of inference requests, and if there is a history.
+    names: Option<HistoryNames>,
     _in_flight: Option<GaugeGuard>,
     _stream: Option<GaugeGuard>,
 }
@@ -58,15 +61,24 @@ impl<'w> Trace<'w> {
             .route
             .as_ref()
             .map_or(Endpoint::Other, |routed| routed.endpoint);
-        Self::of(worker, endpoint, &request.id, request.began)
+        let key = request.authenticated.unwrap_or_default();
+        Self::of(worker, endpoint, &request.id, key, request.began)
     }
 
     /// The trace of bytes that are not a request.
     pub(super) fn of_rejected(worker: &'w Worker, id: &RequestId) -> Self {
-        Self::of(worker, Endpoint::Other, id, Moment::now())
+        Self::of(worker, Endpoint::Other, id, 0, Moment::now())
     }
 
-    fn of(worker: &'w Worker, endpoint: Endpoint, id: &RequestId, began: Moment) -> Self {
+    fn of(
+        worker: &'w Worker,
+        endpoint: Endpoint,
+        id: &RequestId,
+        key: TurnKey,
+        began: Moment,
+    ) -> Self {
+        let is_kept = endpoint.is_inference() && worker.shared.history.is_on();
+        let names = is_kept.then(|| HistoryNames::new(unix_ms_now(), id.as_bytes(), key));
         let details = worker.shared.access_log.is_some().then(|| {
             Box::new(Details {
                 started_unix_ms: unix_ms_now(),
@@ -93,6 +105,7 @@ impl<'w> Trace<'w> {
             usage: None,
             model: None,
             details,
+            names,
             // What the router answers by itself is not under way: a scrape does not count itself.
             _in_flight: endpoint
                 .is_inference()
@@ -130,6 +143,9 @@ impl<'w> Trace<'w> {
         if let Some(details) = &mut self.details {
             details.model = ClientText::new(name);
         }
+        if let Some(names) = &mut self.names {
+            names.set_model(name);
+        }
     }
 
     pub(super) fn admitted(&mut self, model: &Rc<ResolvedModel>) {
@@ -141,6 +157,9 @@ impl<'w> Trace<'w> {
         self.bytes_to_node += body_bytes as u64;
         if let Some(details) = &mut self.details {
             details.node = ClientText::new(node.name.as_bytes());
+        }
+        if let Some(names) = &mut self.names {
+            names.set_node(node.name.as_bytes());
         }
     }
 
@@ -269,6 +288,30 @@ impl<'w> Trace<'w> {
             self.worker.metrics.count(Occurrence::AccessRecordDropped);
         }
     }
+
+    /// Hands the request to the history.
+    fn remember(&self, names: HistoryNames, now: Moment) {
+        let record = HistoryRecord {
+            names,
+            endpoint: self.endpoint,
+            status: self.status,
+            duration_us: now.nanos_since(self.began) / NANOS_PER_MICRO,
+            phase_us: self.phases.map(|nanos| nanos / NANOS_PER_MICRO),
+            tokens: self
+                .usage
+                .map(|usage| (usage.prompt_tokens, usage.completion_tokens)),
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+            attempts: self.attempts,
+            ended_by: self.ended_by,
+            ended_in: self.phase,
+            is_stream: self._stream.is_some(),
+        };
+        let worker = self.worker;
+        if worker.shared.history.offer(worker.index, record).is_err() {
+            worker.metrics.count(Occurrence::HistoryRecordDropped);
+        }
+    }
 }
 
 impl Drop for Trace<'_> {
@@ -296,6 +339,9 @@ impl Drop for Trace<'_> {
         }
         if let (Some(log), Some(details)) = (&self.worker.shared.access_log, self.details.take()) {
             self.record(log, *details);
+        }
+        if let Some(names) = self.names.take() {
+            self.remember(names, now);
         }
     }
 }

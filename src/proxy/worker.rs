@@ -20,8 +20,8 @@ use crate::nodes::{
 use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
-    AccessLog, BuildLabels, HourEvent, Occurrence, ProcessSample, Recorder, RejectionReason,
-    Scrape, StoreHealth, WorkerMetrics,
+    AccessLog, BuildLabels, History, HourEvent, Occurrence, ProcessSample, Recorder,
+    RejectionReason, Scrape, StoreHealth, WorkerMetrics,
 };
 use crate::upstream::Pool;
 
@@ -66,6 +66,8 @@ pub struct Shared {
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// Where access records go, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// Where the records of requests wait to be written.
+    pub history: Arc<History>,
     /// Whether the database works, for `/ready` and the metrics.
     pub store: Arc<StoreHealth>,
     /// The latest sample of the process.

@@ -29,7 +29,7 @@ use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
-use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, WorkerMetrics, log};
+use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, WorkerMetrics, log};
 
 use signals::{Request, Signals};
 use supervisor::Supervisor;
@@ -125,6 +125,7 @@ impl Server {
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
             metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
             access_log,
+            history: Arc::new(History::new(worker_count, proxy::history_limits(&config))),
             store: Arc::default(),
             process: ArcSwapOption::empty(),
             driver: choice.driver,

@@ -15,6 +15,7 @@
 //!   sent is sealed with a key that is kept beside the file.
 
 mod database;
+mod history;
 mod keeper;
 mod nodes;
 mod schema;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
+pub use history::{HistoryEntry, HistoryFacets, HistoryFilter, HistoryPage, PHASES, StatusFilter};
 pub use nodes::{Credential, StoredNode};
 pub use sessions::StoredSession;
 pub use thread::{StoreThread, start};

@@ -14,7 +14,7 @@ pub(super) const APPLICATION_ID: i32 = 0x4C4C_4D52;
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// The step from each version to the next, from an empty file on.
-pub(super) const MIGRATIONS: &[&str] = &[CONTROL_PLANE];
+pub(super) const MIGRATIONS: &[&str] = &[CONTROL_PLANE, HISTORY];
 
 const CONTROL_PLANE: &str = "
     -- What is written every few seconds, so that a file that cannot be written is noticed.
@@ -50,5 +50,58 @@ const CONTROL_PLANE: &str = "
         created_at INTEGER NOT NULL,
         last_used_at INTEGER NOT NULL,
         expires_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Requests lie in the order they began, since their number begins with the time: a page needs no sort,
+/// and what is oldest lies together. What many of them have in common is their kind, of which there are
+/// few; so one index, on the kind, serves every combination of filters, and writing stays cheap. Blocks
+/// count the requests of each kind in each minute or so: totals and far pages need not count them one by one.
+const HISTORY: &str = "
+    CREATE TABLE history_kind (
+        id INTEGER PRIMARY KEY,
+        endpoint TEXT NOT NULL,
+        model TEXT NOT NULL,
+        node TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        ended_by TEXT NOT NULL,
+        ended_in TEXT NOT NULL,
+        is_stream INTEGER NOT NULL,
+        -- How many requests are of this kind.
+        requests INTEGER NOT NULL,
+        UNIQUE (endpoint, model, node, status, ended_by, ended_in, is_stream)
+    ) STRICT;
+
+    CREATE TABLE history (
+        -- Milliseconds since the Unix epoch when it began, and 20 bits that make it unique.
+        id INTEGER PRIMARY KEY,
+        kind INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        duration_us INTEGER NOT NULL,
+        read_us INTEGER NOT NULL,
+        auth_us INTEGER NOT NULL,
+        admit_us INTEGER NOT NULL,
+        queue_us INTEGER NOT NULL,
+        connect_us INTEGER NOT NULL,
+        first_byte_us INTEGER NOT NULL,
+        stream_us INTEGER NOT NULL,
+        prompt_tokens INTEGER,
+        completion_tokens INTEGER,
+        attempts INTEGER NOT NULL,
+        request_bytes INTEGER NOT NULL,
+        response_bytes INTEGER NOT NULL,
+        -- The number of the API key, top bit and all; 0 for none.
+        api_key INTEGER NOT NULL
+    ) STRICT;
+
+    -- Its second column is the id, as of every index.
+    CREATE INDEX history_by_kind ON history (kind);
+
+    CREATE TABLE history_block (
+        -- The upper bits of the ids in it.
+        block INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        PRIMARY KEY (block, kind)
     ) STRICT, WITHOUT ROWID;
 ";

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::auth::Secret;
 use crate::auth::key::KeyHash;
-use crate::telemetry::StoreHealth;
+use crate::telemetry::{History, HistoryLimits, StoreHealth};
 
 /// A data directory that goes away with the test.
 pub(super) struct Directory(PathBuf);
@@ -60,24 +60,28 @@ impl Drop for Directory {
 }
 
 /// A running store.
-struct Running {
-    store: Store,
-    health: Arc<StoreHealth>,
+pub(super) struct Running {
+    pub(super) store: Store,
+    pub(super) history: Arc<History>,
+    pub(super) health: Arc<StoreHealth>,
     thread: Option<StoreThread>,
 }
 
 impl Running {
-    fn on(directory: &Directory) -> Self {
+    pub(super) fn on(directory: &Directory) -> Self {
         let health = Arc::new(StoreHealth::default());
-        let (store, thread) = start(directory.0.clone(), Arc::clone(&health)).unwrap();
+        let history = Arc::new(History::new(1, LIMITS));
+        let path = directory.0.clone();
+        let (store, thread) = start(path, Arc::clone(&history), Arc::clone(&health)).unwrap();
         Self {
             store,
+            history,
             health,
             thread: Some(thread),
         }
     }
 
-    fn until_it(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub(super) fn until_it(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !condition(self) {
             assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
@@ -85,11 +89,11 @@ impl Running {
         }
     }
 
-    fn until_it_works(&self) {
+    pub(super) fn until_it_works(&self) {
         self.until_it("works", |running| !running.health.is_failing());
     }
 
-    fn until_it_fails(&self) {
+    pub(super) fn until_it_fails(&self) {
         self.until_it("fails", |running| running.health.is_failing());
     }
 }
@@ -99,6 +103,12 @@ impl Drop for Running {
         self.thread.take().unwrap().finish();
     }
 }
+
+const LIMITS: HistoryLimits = HistoryLimits {
+    is_on: true,
+    retention_secs: 7 * 24 * 60 * 60,
+    rows_max: 100_000,
+};
 
 fn node(id: u64, name: &str) -> StoredNode {
     StoredNode {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::runtime;
-use crate::telemetry::{StoreHealth, log};
+use crate::telemetry::{History, StoreHealth, log};
 
+use super::history::Collector;
 use super::keeper::Keeper;
 use super::{COMMANDS_MAX, Command, Store};
 
@@ -26,18 +27,42 @@ pub struct StoreThread {
 /// # Errors
 /// When the thread cannot be started. A database that cannot be opened is no error: the router serves
 /// without it.
-pub fn start(data_dir: PathBuf, health: Arc<StoreHealth>) -> io::Result<(Store, StoreThread)> {
+pub fn start(
+    data_dir: PathBuf,
+    history: Arc<History>,
+    health: Arc<StoreHealth>,
+) -> io::Result<(Store, StoreThread)> {
     let (commands, inbox) = bounded(COMMANDS_MAX);
     let (opened, is_open) = bounded::<()>(0);
-    let thread = thread::Builder::new()
-        .name("store".to_owned())
-        .spawn(move || run(&data_dir, health, &inbox, opened))?;
+    let thread = thread::Builder::new().name("store".to_owned());
+    let thread = thread.spawn(move || {
+        let _watch = Watch(Arc::clone(&health));
+        if let Err(error) = runtime::lower_priority() {
+            log::debug(format_args!("the store runs at full priority: {error}"));
+        }
+        let collector = Collector::new(history, Arc::clone(&health));
+        let keeper = Keeper::open(&data_dir, health);
+        drop(opened);
+        run(&inbox, keeper, collector);
+    })?;
     // Nothing is ever sent: the channel ends when the first attempt to open the file has.
     let _ = is_open.recv_timeout(OPEN_PATIENCE);
     let store = Store {
         commands: commands.clone(),
     };
     Ok((store, StoreThread { commands, thread }))
+}
+
+/// Tells that nobody looks after the database any more, should the thread panic.
+struct Watch(Arc<StoreHealth>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed();
+            log::error(format_args!("the store thread has ended; this is a bug"));
+        }
+    }
 }
 
 impl StoreThread {
@@ -51,36 +76,46 @@ impl StoreThread {
     }
 }
 
-fn run(
-    data_dir: &std::path::Path,
-    health: Arc<StoreHealth>,
-    inbox: &Receiver<Command>,
-    opened: Sender<()>,
-) {
-    if let Err(error) = runtime::lower_priority() {
-        log::debug(format_args!("the store runs at full priority: {error}"));
-    }
-    let mut keeper = Keeper::open(data_dir, health);
-    drop(opened);
+fn run(inbox: &Receiver<Command>, mut keeper: Keeper, mut collector: Collector) {
+    let alarms = collector.alarms().clone();
+    let mut collect_at = Instant::now();
     let mut look_after_at = Instant::now() + LOOK_AFTER_INTERVAL;
     loop {
-        match inbox.recv_deadline(look_after_at) {
-            Ok(Command::Run(job)) if Instant::now() < job.until => {
-                (job.work)(&mut keeper, job.until);
-            }
-            // Its caller has given up.
-            Ok(Command::Run(_)) | Err(RecvTimeoutError::Timeout) => {}
-            Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => return,
+        let wait = collect_at.saturating_duration_since(Instant::now());
+        select! {
+            recv(inbox) -> command => match command {
+                Ok(Command::Run(job)) if Instant::now() < job.until => {
+                    (job.work)(&mut keeper, job.until);
+                }
+                // Its caller has given up.
+                Ok(Command::Run(_)) => {}
+                Ok(Command::Finish) | Err(_) => break,
+            },
+            recv(alarms) -> _ => collect_at = Instant::now(),
+            default(wait) => {}
         }
-        // Not only when nobody calls: it would never be its turn.
+        // By the clock, not only when nobody calls: else it would never be its turn.
         let now = Instant::now();
+        if now >= collect_at {
+            let must_go_on = collector.work(&mut keeper);
+            collect_at = if must_go_on {
+                now
+            } else {
+                now + COLLECT_INTERVAL
+            };
+        }
         if now >= look_after_at {
             keeper.look_after(now);
             look_after_at = now + LOOK_AFTER_INTERVAL;
         }
     }
+    collector.finish(&mut keeper, Instant::now() + FINISH_PATIENCE);
 }
 
 /// How long the start of the process waits for the file to be opened.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AFTER_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a record waits in its queue, usually.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the end of the process waits for the last records to be written.
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);

@@ -237,6 +237,12 @@ impl Scrape<'_> {
     fn write_store(&self, text: &mut TextWriter<'_>) {
         text.single(names::STORE_UP, u64::from(!self.store.is_failing()));
         text.single(names::STORE_ERRORS, self.store.errors_total());
+        text.single(names::HISTORY_RECORDS, self.store.history_records_total());
+        let dropped = self.sum(|worker| worker.occurrences(Occurrence::HistoryRecordDropped));
+        text.single(
+            names::HISTORY_DROPPED,
+            dropped.saturating_add(self.store.history_dropped_total()),
+        );
     }
 
     fn write_build(&self, text: &mut TextWriter<'_>) {

@@ -51,6 +51,9 @@ fn known_text() -> String {
     recorders[1].latency(Latency::Request, Duration::from_millis(400));
     let store = StoreHealth::default();
     store.failed();
+    store.history_written(5);
+    store.history_lost(2);
+    recorders[1].count(Occurrence::HistoryRecordDropped);
     let process = ProcessSample {
         cpu: Duration::from_millis(1500),
         resident_bytes: 1 << 20,

@@ -4,6 +4,7 @@
 mod access;
 mod exposition;
 mod histogram;
+mod history;
 mod hour;
 mod labels;
 mod line;
@@ -18,6 +19,9 @@ mod worker;
 pub use access::{AccessLog, AccessLogWriter, AccessRecord, ClientText, RecordDropped};
 pub use exposition::{BuildLabels, Scrape};
 pub use histogram::{LONGEST, LatencyHistogram};
+pub use history::{
+    History, HistoryLimits, HistoryNames, HistoryRecord, QUEUE_RECORDS as HISTORY_QUEUE_RECORDS,
+};
 pub use hour::{HourEvent, HourTotals};
 pub use labels::{
     Direction, EndedBy, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason,

@@ -116,6 +116,10 @@ metrics! {
         "1 while the database can be written, else 0.";
     STORE_ERRORS = "llm_router_store_errors_total" Counter
         "Operations on the database that failed.";
+    HISTORY_RECORDS = "llm_router_history_records_total" Counter
+        "Requests written to the history.";
+    HISTORY_DROPPED = "llm_router_history_dropped_total" Counter
+        "Requests missing in the history: a queue was full, or they could not be written.";
     BUILD_INFO = "llm_router_build_info" Gauge
         "1, labelled with the version and the I/O driver in use.";
     PROCESS_CPU = "process_cpu_seconds_total" Counter

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct StoreHealth {
     is_failing: AtomicBool,
     errors: AtomicU64,
+    history_records: AtomicU64,
+    history_dropped: AtomicU64,
 }
 
 impl StoreHealth {
@@ -27,6 +29,28 @@ impl StoreHealth {
     #[must_use]
     pub fn errors_total(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Requests written to the history since start.
+    #[must_use]
+    pub fn history_records_total(&self) -> u64 {
+        self.history_records.load(Ordering::Relaxed)
+    }
+
+    /// Requests taken from the workers that could not be written.
+    #[must_use]
+    pub fn history_dropped_total(&self) -> u64 {
+        self.history_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Counts requests that were written.
+    pub fn history_written(&self, count: u64) {
+        self.history_records.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts requests that will not be written.
+    pub fn history_lost(&self, count: u64) {
+        self.history_dropped.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Counts an operation that failed; `true` if the one before had worked.

@@ -47,6 +47,8 @@ pub enum Occurrence {
     Panic,
     /// An access record found its queue full.
     AccessRecordDropped,
+    /// A history record found its queue full.
+    HistoryRecordDropped,
 }
 
 /// A latency of a worker.
@@ -105,7 +107,7 @@ pub(super) struct Tally(AtomicU64);
 #[derive(Debug, Default)]
 struct Tallies {
     gauges: [Tally; 3],
-    occurrences: [Tally; 3],
+    occurrences: [Tally; 4],
     cache_hits: Tally,
     cache_misses: Tally,
     cancelled: [Tally; Phase::COUNT],

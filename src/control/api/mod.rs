@@ -6,6 +6,7 @@
 //! on. Handlers that need another thread ask it through a bounded channel, with a time limit.
 
 mod call;
+mod history;
 mod keys;
 mod load;
 mod nodes;
@@ -25,6 +26,7 @@ use crossbeam_channel::Receiver;
 use crate::openai::ApiError;
 use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
 use crate::proxy::{Notice, Shared};
+use crate::store::Store;
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
@@ -39,6 +41,8 @@ struct Context {
     shared: Arc<Shared>,
     /// The key file, and who publishes it.
     key_file: Arc<KeyFile>,
+    /// The database.
+    store: Store,
     /// Where nodes are asked about and changed.
     nodes: NodeDesk,
 }
@@ -47,12 +51,14 @@ struct Context {
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    store: Store,
     nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
+        store,
         nodes: nodes.clone(),
     });
     for index in 0..THREADS {

@@ -1,5 +1,4 @@
 //! The parameters of a query, decoded. Each is taken by its name; what nobody takes is refused.
-#![allow(dead_code, reason = "lists with filters come with the history")]
 
 use std::ops::RangeInclusive;
 

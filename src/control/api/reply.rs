@@ -1,5 +1,4 @@
 //! What a handler answers.
-#![allow(dead_code, reason = "exports and downloads come with the history")]
 
 use http::StatusCode;
 use serde::Serialize;

@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, keys, load, nodes};
+use super::{Call, Context, Reply, history, keys, load, nodes};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -24,6 +24,9 @@ pub(super) struct Route {
 
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
+    route(Method::Get, "/api/history", Right::Admin, history::page),
+    route(Method::Get, "/api/history/export", Right::Admin, history::export),
+    route(Method::Get, "/api/history/facets", Right::Admin, history::facets),
     route(Method::Get, "/api/keys", Right::Admin, keys::list),
     route(Method::Post, "/api/keys", Right::Admin, keys::create),
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
