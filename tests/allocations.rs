@@ -121,7 +121,7 @@ fn router(
     let server = Server::start(config, keys, |shared, inbox| {
         let history = Arc::clone(&shared.history);
         let (store, _) = store::start(data_dir, history, Arc::clone(&shared.store))?;
-        control::start(shared, key_file, store, inbox)
+        control::start(shared, key_file, None, store, inbox).map(drop)
     })
     .unwrap();
     assert!(server.wait_until_ready(Duration::from_secs(10)));

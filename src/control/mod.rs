@@ -8,6 +8,7 @@ pub mod api;
 mod keys;
 mod nodes;
 mod probe;
+mod reload;
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use crate::config::Sources;
 use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
@@ -27,36 +29,45 @@ use nodes::{Kept, NodeDesk, Nodes, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
+pub use reload::{ReloadRefusal, Reloaded, Reloader};
 
-/// Starts the control thread and the threads of the control API. They end with the process, or when the
-/// workers' ends of `inbox` are gone.
+/// Starts the control thread and the threads of the control API, and returns who reads the configuration
+/// again, from `sources`. The threads end with the process, or when the workers' ends of `inbox` are gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
 pub fn start(
     shared: Arc<Shared>,
     key_file: KeyFile,
+    sources: Option<Sources>,
     store: Store,
     inbox: ControlInbox,
-) -> io::Result<()> {
+) -> io::Result<Arc<Reloader>> {
     let key_file = Arc::new(key_file);
     let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
     // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
     let kept = desk.kept();
     let is_restored = kept.is_ok();
     let nodes = first_nodes(&shared, kept.ok());
-    api::start(&shared, &key_file, store, &desk, &inbox.api)?;
+    let reloader = Reloader::new(
+        sources,
+        Arc::clone(&shared),
+        Arc::clone(&key_file),
+        desk.clone(),
+    );
+    let reloader = Arc::new(reloader);
+    api::start(&shared, &key_file, &reloader, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
-    if is_restored {
-        return Ok(());
+    if !is_restored {
+        log::warn(format_args!(
+            "registered nodes are missing until the store can be read"
+        ));
+        let thread = thread::Builder::new().name("restore".to_owned());
+        thread.spawn(move || restore(&desk))?;
     }
-    log::warn(format_args!(
-        "registered nodes are missing until the store can be read"
-    ));
-    let thread = thread::Builder::new().name("restore".to_owned());
-    thread.spawn(move || restore(&desk)).map(drop)
+    Ok(reloader)
 }
 
 /// The nodes of the configuration, and those that the store has kept.

@@ -87,6 +87,18 @@ impl ApiError {
         Self::fixed(StatusCode::CONFLICT, INVALID_REQUEST, code, message)
     }
 
+    /// 422: the configuration cannot be used, for these reasons; nothing has changed.
+    pub fn invalid_configuration(problems: Vec<String>) -> Self {
+        let mut error = Self::fixed(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            INVALID_REQUEST,
+            "invalid_configuration",
+            "The configuration is not valid; nothing has changed",
+        );
+        error.problems = Some(problems.into());
+        error
+    }
+
     /// 429: too many wrong passwords from this address.
     pub fn too_many_attempts(retry_after_secs: u32) -> Self {
         Self::fixed(

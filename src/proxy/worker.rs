@@ -21,7 +21,7 @@ use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
     AccessLog, BuildLabels, History, HourEvent, Occurrence, ProcessSample, Recorder,
-    RejectionReason, Scrape, StoreHealth, WorkerMetrics,
+    RejectionReason, Reloads, Scrape, StoreHealth, WorkerMetrics,
 };
 use crate::upstream::Pool;
 
@@ -70,6 +70,8 @@ pub struct Shared {
     pub history: Arc<History>,
     /// Whether the database works, for `/ready` and the metrics.
     pub store: Arc<StoreHealth>,
+    /// How reloads of the configuration went.
+    pub reloads: Reloads,
     /// The latest sample of the process.
     pub process: ArcSwapOption<ProcessSample>,
     /// The driver all workers run on.
@@ -108,6 +110,7 @@ impl Shared {
             budget: &self.budget,
             access_log: self.access_log.as_ref(),
             store: &self.store,
+            reloads: &self.reloads,
             process,
             build: BuildLabels {
                 version: env!("CARGO_PKG_VERSION"),

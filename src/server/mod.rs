@@ -28,8 +28,8 @@ use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
-use crate::runtime::{self, DriverChoice, Listener, Preference, clock, mailbox};
-use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, WorkerMetrics, log};
+use crate::runtime::{self, Driver, Listener, Preference, clock, mailbox};
+use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
 
 use signals::{Request, Signals};
 use supervisor::Supervisor;
@@ -92,11 +92,7 @@ impl Server {
     ) -> Result<Self, StartError> {
         proxy::apply_log_level(&config);
         let signals = Signals::block().map_err(system("block signals"))?;
-        let choice = choose_driver(config.server.io_driver)?;
-        log::info(format_args!(
-            "I/O driver: {} ({})",
-            choice.driver, choice.reason
-        ));
+        let driver = choose_driver(config.server.io_driver)?;
         config::fail_closed(&config, !keys.is_empty())
             .map_err(|problem| StartError::Config(problem.to_string()))?;
 
@@ -127,8 +123,9 @@ impl Server {
             access_log,
             history: Arc::new(History::new(worker_count, proxy::history_limits(&config))),
             store: Arc::default(),
+            reloads: Reloads::since(now),
             process: ArcSwapOption::empty(),
-            driver: choice.driver,
+            driver,
             drain: DrainPhase::default(),
             failing_nodes,
             api,
@@ -175,9 +172,13 @@ impl Server {
         }
     }
 
-    /// Serves until a signal ends it, then drains.
-    pub fn run(self) -> Ending {
-        self.signals.wait_for_end();
+    /// Serves until a signal ends it, then drains. `reload` reads the configuration again when a signal
+    /// asks for it, and says in a few words what came of it.
+    pub fn run(self, reload: impl Fn() -> String) -> Ending {
+        while self.signals.wait_for_request() != Request::End {
+            self.supervisor.reloading();
+            self.supervisor.ready(&reload());
+        }
         self.supervisor.stopping();
         let ending = self.drain();
         if let Some(writer) = self.access_log {
@@ -317,13 +318,18 @@ fn bind_all(config: &Config, count: usize) -> Result<Vec<TcpListener>, StartErro
     Ok(listeners)
 }
 
-fn choose_driver(wanted: IoDriver) -> Result<DriverChoice, StartError> {
+fn choose_driver(wanted: IoDriver) -> Result<Driver, StartError> {
     let preference = match wanted {
         IoDriver::Auto => Preference::Auto,
         IoDriver::IoUring => Preference::IoUring,
         IoDriver::Epoll => Preference::Epoll,
     };
-    runtime::choose(preference).map_err(system("use the I/O driver"))
+    let choice = runtime::choose(preference).map_err(system("use the I/O driver"))?;
+    log::info(format_args!(
+        "I/O driver: {} ({})",
+        choice.driver, choice.reason
+    ));
+    Ok(choice.driver)
 }
 
 fn start_access_log(target: &AccessLogTarget) -> io::Result<Option<(AccessLog, AccessLogWriter)>> {

@@ -8,8 +8,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::telemetry::log;
-
 /// The signals this process answers to, received in order.
 pub(super) struct Signals {
     receiver: SignalFd,
@@ -37,16 +35,17 @@ impl Signals {
         })
     }
 
-    /// Waits until the process is asked to end.
-    pub(super) fn wait_for_end(&self) {
-        while self.wait(PollTimeout::NONE) != Some(Request::End) {
-            log::warn(format_args!(
-                "SIGHUP: reloading is not supported yet; nothing has changed"
-            ));
+    /// Waits until the process is asked for something.
+    pub(super) fn wait_for_request(&self) -> Request {
+        loop {
+            if let Some(request) = self.wait(PollTimeout::NONE) {
+                return request;
+            }
         }
     }
 
-    /// Waits until `until` for being asked to end; `None` if nobody asked.
+    /// Waits until `until` for being asked to end; `None` if nobody asked. Whoever asks for something else
+    /// comes too late.
     pub(super) fn wait_until(&self, until: Instant) -> Option<Request> {
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -96,7 +96,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         connections: start.connections,
         pause: Cell::new(PAUSE_MIN),
     });
-    for _ in 0..ACCEPT_TASKS {
+    for _ in 0..acceptor.listener.accept_tasks() {
         let accepting = Accepting::begin(&start.accepting);
         runtime::spawn(Rc::clone(&acceptor).accept_forever(accepting));
     }
@@ -222,8 +222,6 @@ impl Drop for Accepting {
     }
 }
 
-/// Accepts pending at once per worker: a burst costs one turn of the ring, not one per connection.
-const ACCEPT_TASKS: usize = 4;
 /// How long a handshake under way is given to finish before its listener closes.
 const HANDSHAKES_FINISH: Duration = Duration::from_millis(200);
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);

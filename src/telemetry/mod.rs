@@ -11,6 +11,7 @@ mod line;
 pub mod log;
 pub mod names;
 mod process;
+mod reloads;
 mod status;
 mod store_health;
 mod text;
@@ -27,6 +28,7 @@ pub use labels::{
     Direction, EndedBy, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason,
 };
 pub use process::ProcessSample;
+pub use reloads::Reloads;
 pub use status::{LoadStatus, QueueStats};
 pub use store_health::StoreHealth;
 pub use worker::{

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -61,6 +61,7 @@ pub struct RouterConfig {
     tables: String,
     open_files: Option<u32>,
     waits_for_nodes: bool,
+    data_dir: Option<PathBuf>,
 }
 
 impl RouterConfig {
@@ -70,6 +71,7 @@ impl RouterConfig {
             tables: String::new(),
             open_files: None,
             waits_for_nodes: true,
+            data_dir: None,
         };
         config
             .set("server.host", "\"127.0.0.1\"")
@@ -164,12 +166,22 @@ impl RouterConfig {
         self
     }
 
+    /// Keeps its data in a directory of the test's own, which outlives the router.
+    pub fn data_dir(mut self, directory: &Path) -> Self {
+        self.data_dir = Some(directory.to_path_buf());
+        self
+    }
+
     pub fn start(self) -> Router {
         Router::start(&self)
     }
 
     fn to_toml(&self, data_dir: &str) -> String {
         let mut toml = String::new();
+        let data_dir = match &self.data_dir {
+            Some(own) => own.to_str().unwrap(),
+            None => data_dir,
+        };
         let with_data_dir = self.clone().set("server.data_dir", format!("{data_dir:?}"));
         for (section, keys) in &with_data_dir.sections {
             toml.push_str(&format!("[{section}]\n"));

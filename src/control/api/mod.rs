@@ -11,6 +11,7 @@ mod keys;
 mod load;
 mod nodes;
 mod query;
+mod reload;
 mod reply;
 mod rights;
 mod table;
@@ -31,6 +32,7 @@ use crate::telemetry::log;
 
 use super::keys::KeyFile;
 use super::nodes::NodeDesk;
+use super::reload::Reloader;
 
 use call::Call;
 use reply::{Next, Reply};
@@ -43,6 +45,8 @@ struct Context {
     key_file: Arc<KeyFile>,
     /// The database.
     store: Store,
+    /// Replaces the configuration.
+    reloader: Arc<Reloader>,
     /// Where nodes are asked about and changed.
     nodes: NodeDesk,
 }
@@ -51,6 +55,7 @@ struct Context {
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    reloader: &Arc<Reloader>,
     store: Store,
     nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
@@ -59,6 +64,7 @@ pub(super) fn start(
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
         store,
+        reloader: Arc::clone(reloader),
         nodes: nodes.clone(),
     });
     for index in 0..THREADS {

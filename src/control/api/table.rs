@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, history, keys, load, nodes};
+use super::{Call, Context, Reply, history, keys, load, nodes, reload};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -32,6 +32,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
+    route(Method::Post, "/api/reload", Right::Admin, reload::reload),
     route(Method::Get, "/api/nodes", Right::Admin, nodes::list),
     route(Method::Post, "/api/nodes", Right::Nodes, nodes::register),
     route(Method::Get, "/api/nodes/{id}", Right::Admin, nodes::get),

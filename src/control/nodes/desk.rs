@@ -223,7 +223,6 @@ impl NodeDesk {
     /// Nodes that are gone get no new requests while running ones finish, new ones start pending, those that
     /// stay keep their state. The inner error is the names of the configuration that registered nodes have;
     /// nothing has changed then.
-    #[allow(dead_code, reason = "the reload comes next")]
     pub(in crate::control) fn replace_configured(
         &self,
         config: Arc<Config>,

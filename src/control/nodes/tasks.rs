@@ -191,7 +191,6 @@ impl Nodes {
     }
 
     /// See [`NodeDesk::replace_configured`](super::NodeDesk::replace_configured).
-    #[allow(dead_code, reason = "the reload comes next")]
     pub(super) fn replace_configured(
         &mut self,
         config: &Config,
@@ -231,7 +230,6 @@ impl Nodes {
     }
 
     /// Which of these names registered nodes have.
-    #[allow(dead_code, reason = "the reload comes next")]
     fn taken_names(&self, nodes: &[NodeConfig]) -> Vec<String> {
         let is_taken = |name: &str| {
             let known = self.by_name.get(name);
