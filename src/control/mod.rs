@@ -1,8 +1,8 @@
 //! The control thread: everything about nodes and keys that may block, so that no worker ever does.
 //!
 //! It has nodes probed, takes in what they report and what operators want of them, judges failures the
-//! workers report, re-reads the key file, and publishes each result as one new snapshot. It is never on the way of a request: workers only
-//! ever read what it published last.
+//! workers report, re-reads the key file, and publishes each result as one new snapshot. It is never on
+//! the way of a request: workers only ever read what it published last.
 
 pub mod api;
 mod keys;
