@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::support::{
-    Driver, Gate, ScriptedNode, ask as chat, event, eventually, eventually_within, fixed, on_both_drivers,
-    sse_head,
+    Driver, Gate, ScriptedNode, ask as chat, event, eventually, eventually_within, fixed,
+    on_both_drivers, sse_head,
 };
 use super::{ask, bearer, config, expect_error, json, login, make_key, router};
 

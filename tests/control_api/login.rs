@@ -48,9 +48,20 @@ fn a_restart_logs_nobody_out() {
     let router = router(Driver::Epoll);
     let (kept, ended) = (login(&router), login(&router));
     let fields = [("Authorization", &*bearer(&ended.token))];
-    assert_eq!(ask(&router, "POST", "/api/auth/logout", &fields, None).status, 204);
+    assert_eq!(
+        ask(&router, "POST", "/api/auth/logout", &fields, None).status,
+        204
+    );
     let router = router.killed_and_started_again();
-    let me = |token: &str| ask(&router, "GET", "/api/auth/me", &[("Authorization", &bearer(token))], None);
+    let me = |token: &str| {
+        ask(
+            &router,
+            "GET",
+            "/api/auth/me",
+            &[("Authorization", &bearer(token))],
+            None,
+        )
+    };
     assert_eq!(me(&kept.token).status, 200);
     expect_error(&me(&ended.token), 401, "not_authenticated");
 }
