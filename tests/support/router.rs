@@ -359,6 +359,23 @@ impl Router {
         kill(self.pid, signal).unwrap();
     }
 
+    /// Replaces the configuration file, as an editor does; nothing reads it before it is told to.
+    pub fn rewrite(&self, config: &RouterConfig) {
+        let directory = self.directory.to_str().unwrap();
+        self.rewrite_with(&config.to_toml(directory));
+    }
+
+    /// The same with any text.
+    pub fn rewrite_with(&self, text: &str) {
+        let written = self.directory.join("config.toml.new");
+        fs::write(&written, text).unwrap();
+        fs::rename(&written, self.directory.join("config.toml")).unwrap();
+    }
+
+    pub fn remove_config(&self) {
+        fs::remove_file(self.directory.join("config.toml")).unwrap();
+    }
+
     /// Asks for a drain.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
