@@ -176,7 +176,7 @@ impl RouterConfig {
         Router::start(&self)
     }
 
-    fn to_toml(&self, data_dir: &str) -> String {
+    pub fn to_toml(&self, data_dir: &str) -> String {
         let mut toml = String::new();
         let data_dir = match &self.data_dir {
             Some(own) => own.to_str().unwrap(),
