@@ -105,6 +105,7 @@ fn welcome(address: SocketAddr) -> String {
     format!(
         r#"
 llm-router demo: http://{address} in front of the mock nodes {names}.
+The dashboard is at http://{address}/: log in as admin with the password test.
 The API key is {KEY}. Try, in another terminal:
 
   curl http://{address}/v1/chat/completions -H "Authorization: Bearer {KEY}" \

@@ -52,10 +52,11 @@ pub(crate) fn serve(options: &ServeOptions) -> ExitCode {
 /// # Errors
 /// What to tell the operator.
 pub(super) fn start(
-    config: Config,
+    mut config: Config,
     sources: Option<Sources>,
     arrival: Arrival,
 ) -> Result<Running, String> {
+    config.seal(None).map_err(ToOwned::to_owned)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let nodes_patience = config.health.probe_timeout + NODES_MARGIN;

@@ -1,8 +1,8 @@
 //! The control thread: everything about nodes and keys that may block, so that no worker ever does.
 //!
-//! It probes nodes, resolves their names, judges failures the workers report, re-reads the key file,
-//! and publishes each result as one new snapshot. It is never on the way of a request: workers only
-//! ever read what it published last.
+//! It has nodes probed, takes in what they report and what operators want of them, judges failures the
+//! workers report, re-reads the key file, and publishes each result as one new snapshot. It is never on
+//! the way of a request: workers only ever read what it published last.
 
 pub mod api;
 mod keys;
@@ -25,7 +25,7 @@ use crate::runtime::clock;
 use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
-use nodes::{NodeDesk, Nodes, Tasks, Watch};
+use nodes::{Kept, NodeDesk, Nodes, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
@@ -66,6 +66,10 @@ pub fn start(
 ) -> io::Result<Control> {
     let key_file = Arc::new(key_file);
     let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
+    // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
+    let kept = desk.kept();
+    let is_restored = kept.is_ok();
+    let nodes = first_nodes(&shared, kept.ok());
     let reloader = Reloader::new(
         sources,
         Arc::clone(&shared),
@@ -76,19 +80,40 @@ pub fn start(
     api::start(&shared, &key_file, &reloader, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
-    let thread = thread::Builder::new().name("restore".to_owned());
-    let nodes = desk.clone();
-    thread.spawn(move || restore(&desk))?;
-    Ok(Control { reloader, nodes })
+    thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
+    let asked = desk.clone();
+    if !is_restored {
+        log::warn(format_args!(
+            "registered nodes are missing until the store can be read"
+        ));
+        let thread = thread::Builder::new().name("restore".to_owned());
+        thread.spawn(move || restore(&desk))?;
+    }
+    Ok(Control {
+        reloader,
+        nodes: asked,
+    })
 }
 
-fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, tasks: &Tasks) {
-    let origin = Instant::now();
+/// The nodes of the configuration, and those that the store has kept.
+fn first_nodes(shared: &Shared, kept: Option<Kept>) -> Nodes {
     let config = shared.config.current();
     let watch = Watch::of(&config, shared.address);
     let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
-    drop(config);
+    if let Some(kept) = kept {
+        nodes.restore(kept, Duration::ZERO);
+    }
+    nodes
+}
+
+fn run(
+    shared: &Shared,
+    key_file: &KeyFile,
+    failing: &Receiver<NodeId>,
+    tasks: &Tasks,
+    mut nodes: Nodes,
+) {
+    let origin = Instant::now();
     let probers = Probers::new();
     let mut housekeeping_at = Duration::ZERO;
     loop {

@@ -29,7 +29,7 @@ use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::api::{self, ApiCall};
+use crate::proxy::api::{self, ApiCall, Live};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, Driver, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
@@ -345,6 +345,7 @@ impl Base {
             drain: DrainPhase::default(),
             failing_nodes,
             api,
+            live: Live::new(),
             unix_secs: AtomicU64::new(now),
             started_unix_secs: now,
             config: LiveConfig::new(config, self.worker_count),

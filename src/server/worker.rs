@@ -115,6 +115,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
             Notice::CloseListeners => runtime::spawn(Rc::clone(&acceptor).close_gently()),
             Notice::ReleaseListeners => acceptor.release(),
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
+            Notice::Frame => acceptor.worker.frame_came(),
             Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
             Notice::NodesChanged => acceptor.worker.nodes_changed(),
             Notice::ConfigChanged => acceptor.worker.follow_config(),

@@ -39,6 +39,14 @@ pub(in crate::control) struct NodeDesk {
     resolving: (Sender<()>, Receiver<()>),
 }
 
+/// What the store has kept about nodes.
+#[derive(Default)]
+pub(in crate::control) struct Kept {
+    pub(super) nodes: Vec<StoredNode>,
+    /// Names of those that are to be drained.
+    pub(super) drains: Vec<String>,
+}
+
 /// Why nothing came of it. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::control) enum NodesError {
@@ -234,10 +242,19 @@ impl NodeDesk {
         Ok(replaced)
     }
 
-    fn restore_alone(&self) -> Result<(), NodesError> {
+    /// What the store has kept.
+    ///
+    /// # Errors
+    /// [`NodesError::StoreUnavailable`].
+    pub(in crate::control) fn kept(&self) -> Result<Kept, NodesError> {
         let nodes = self.store.nodes().map_err(NodesError::of_store)?;
         let drains = self.store.drains().map_err(NodesError::of_store)?;
-        self.ask(move |known, now| known.restore(nodes, drains, now))
+        Ok(Kept { nodes, drains })
+    }
+
+    fn restore_alone(&self) -> Result<(), NodesError> {
+        let kept = self.kept()?;
+        self.ask(move |nodes, now| nodes.restore(kept, now))
     }
 
     fn admit(&self, stored: &StoredNode, settings: NodeConfig) -> Result<NodeView, NodesError> {

@@ -3,7 +3,7 @@
 
 import { get } from './api.js';
 import { el, icon, newId, setAttribute, setHidden, setText } from './dom.js';
-import { bytes, count, duration, fullDateTime, shortDateTime } from './format.js';
+import { bytes, count, duration, fullDateTime, isKnown, shortDateTime } from './format.js';
 import { live } from './live.js';
 import { button, empty, failed, loading, select, table } from './ui.js';
 
@@ -269,7 +269,7 @@ function recordRow(record) {
       model,
       el('span', {}, record.node || '–'),
       el('span', {}, duration(record.duration_ms)),
-      el('span', {}, count(record.total_tokens)),
+      el('span', { class: isKnown(record.total_tokens) ? '' : 'none' }, count(record.total_tokens)),
       statusBadge(record),
     ],
     after: details,
@@ -305,7 +305,7 @@ function phases(record) {
     el('dt', {}, el('span', { class: `swatch phase-${part.index}`, 'aria-hidden': 'true' }), part.words),
     el('dd', {}, duration(part.ms), total > 0 && part.ms > 0 && el('span', { class: 'faint' }, ` ${shareWords(part.ms / total)}`)),
   )));
-  return el('section', { class: 'phases' }, el('h3', {}, 'Phases'), bar, legend);
+  return el('section', { class: 'phases' }, el('h2', {}, 'Phases'), bar, legend);
 }
 
 function shareWords(ratio) {
@@ -327,7 +327,7 @@ function facts(record) {
     ['Key', record.key_id ?? '–'],
     ['Request id', record.request_id ?? '–'],
   ];
-  return el('section', { class: 'facts' }, el('h3', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
+  return el('section', { class: 'facts' }, el('h2', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
 }
 
 function endWords(record) {
