@@ -38,7 +38,8 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
 ///
 /// # Errors
 /// What to tell the operator.
-pub(super) fn start(config: Config, sources: Option<Sources>) -> Result<Running, String> {
+pub(super) fn start(mut config: Config, sources: Option<Sources>) -> Result<Running, String> {
+    config.seal(None).map_err(ToOwned::to_owned)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let mut store_thread = None;

@@ -88,7 +88,10 @@ impl Reloader {
 
     fn read(&self) -> Result<Change, ReloadRefusal> {
         let sources = self.sources.as_ref().ok_or_else(no_sources)?;
-        let loaded = sources.load()?;
+        let mut loaded = sources.load()?;
+        let running = self.shared.config.current();
+        let sealed = loaded.config.seal(Some(&running));
+        sealed.map_err(|_| ReloadRefusal::Busy)?;
         for warning in &loaded.warnings {
             log::warn(format_args!("{warning}"));
         }
@@ -98,7 +101,7 @@ impl Reloader {
         // As it was read it must be fit for the next start, mixed with what runs it must be fit for now.
         let read = fail_closed(&loaded.config, has_stored_keys);
         read.map_err(Problems::from)?;
-        let change = Change::between(&self.shared.config.current(), loaded.config)?;
+        let change = Change::between(&running, loaded.config)?;
         let mixed = fail_closed(&change.config, has_stored_keys);
         mixed.map_err(Problems::from)?;
         Ok(change)

@@ -125,6 +125,15 @@ impl ApiError {
         Self::unavailable("control_busy", "The control API is busy. Please retry.").retry_after(1)
     }
 
+    /// 503: as many watch the live events as may.
+    pub fn too_many_viewers() -> Self {
+        Self::unavailable(
+            "too_many_viewers",
+            "Too many clients watch the live events. Please retry later.",
+        )
+        .retry_after(5)
+    }
+
     /// 503: the data directory or the database does not answer, or not in time.
     pub fn store_unavailable() -> Self {
         Self::unavailable(

@@ -25,7 +25,7 @@ use crate::telemetry::{
 };
 use crate::upstream::Pool;
 
-use super::api::{Answer, ApiCall, Desk};
+use super::api::{Answer, ApiCall, Desk, Frame, Live, Viewers};
 use super::request_id::{RequestId, RequestIds};
 use super::settings::{self, LiveConfig};
 
@@ -40,6 +40,8 @@ pub enum Notice {
     NodesChanged,
     /// The control side has answered a call of this worker.
     Answer(Box<Answer>),
+    /// There is something new for those who watch.
+    Frame,
     /// The configuration has been replaced.
     ConfigChanged,
     /// Stop listening, and close the connections that only wait for work.
@@ -82,6 +84,8 @@ pub struct Shared {
     pub failing_nodes: Sender<NodeId>,
     /// Calls of the control API, for the threads that may block.
     pub api: Sender<ApiCall>,
+    /// What those see who watch the router live.
+    pub live: Live,
     /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
     pub unix_secs: AtomicU64,
     /// Start of the process, seconds since the Unix epoch.
@@ -116,6 +120,15 @@ impl Shared {
                 version: env!("CARGO_PKG_VERSION"),
                 io_driver: self.driver.name(),
             },
+        }
+    }
+
+    /// Shows a frame to those who watch.
+    pub fn show(&self, frame: Frame) {
+        self.live.show(frame);
+        for mailbox in &self.mailboxes {
+            // Where the mailbox is full, the next frame will do.
+            let _ = mailbox.send(Notice::Frame);
         }
     }
 
@@ -185,6 +198,8 @@ pub struct Worker {
     keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
     /// Where exchanges wait for the control side.
     pub(super) desk: Desk,
+    /// Exchanges that watch.
+    pub(super) viewers: Viewers,
     request_ids: RequestIds,
     /// Panics of this worker's tasks that the metrics know of.
     panics_counted: Cell<u64>,
@@ -215,6 +230,7 @@ impl Worker {
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
             desk: Desk::new(),
+            viewers: Viewers::default(),
             request_ids: RequestIds::new(seed),
             panics_counted: Cell::new(0),
             shared,
@@ -270,6 +286,11 @@ impl Worker {
     /// Follows [`Notice::Answer`].
     pub fn answer_came(&self, answer: Answer) {
         self.desk.answer(answer);
+    }
+
+    /// Follows [`Notice::Frame`].
+    pub fn frame_came(&self) {
+        self.viewers.wake();
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.

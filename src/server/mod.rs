@@ -26,7 +26,7 @@ use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::api::{self, ApiCall};
+use crate::proxy::api::{self, ApiCall, Live};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, Driver, Listener, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
@@ -129,6 +129,7 @@ impl Server {
             drain: DrainPhase::default(),
             failing_nodes,
             api,
+            live: Live::new(),
             unix_secs: AtomicU64::new(now),
             started_unix_secs: now,
             config: LiveConfig::new(config, worker_count),

@@ -108,6 +108,7 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         .run(|notice| match notice {
             Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
+            Notice::Frame => acceptor.worker.frame_came(),
             Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
             Notice::NodesChanged => acceptor.worker.nodes_changed(),
             Notice::ConfigChanged => acceptor.worker.follow_config(),
