@@ -53,7 +53,8 @@
 //! | thread | runs | may block |
 //! |---|---|---|
 //! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
-//! | control | probes nodes (on helper threads), follows the key file, judges failing nodes, publishes snapshots | yes |
+//! | control | keeps the nodes, configured and registered: has them probed, takes in heartbeats and operators' wishes, judges; follows the key file; publishes snapshots. Others hand it short tasks and wait for their results | only for files |
+//! | probe × 0–256 | ask nodes whether they are there, resolve their names; as many as there is to wait for | yes |
 //! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
@@ -92,6 +93,11 @@
 //!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
 //!   on, and no request pays for it with an atomic operation.
 //! * **Workers never change a node's state.** They count failures; the control thread judges.
+//! * **Nobody waits on the control thread for anything but its turn.** Names, nodes and the database are
+//!   waited for elsewhere; a lasting change is kept by the store before the control thread hears of it, and
+//!   one change is made at a time.
+//! * **Only a checked address is connected to.** A name is resolved once per probe, every address is checked,
+//!   and both probes and requests go to the addresses that passed, never to the name.
 //!
 //! # Decisions that differ from a first sketch
 //!

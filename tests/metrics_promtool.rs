@@ -15,7 +15,7 @@ use std::time::Duration;
 use llm_router::admission::{AdmissionLimits, BufferBudget};
 use llm_router::nodes::{Admission, NodeDirectory, NodeSpec};
 use llm_router::telemetry::{
-    AccessLog, BuildLabels, EndpointLabel, Latency, ProcessSample, Scrape, StoreHealth,
+    AccessLog, BuildLabels, EndpointLabel, Latency, ProcessSample, Reloads, Scrape, StoreHealth,
     WorkerMetrics,
 };
 
@@ -56,6 +56,7 @@ fn text(workers: &[Arc<WorkerMetrics>]) -> String {
         budget: &BufferBudget::new(1),
         access_log: Some(&log),
         store: &StoreHealth::default(),
+        reloads: &Reloads::since(0),
         process: Some(&ProcessSample::read().unwrap()),
         build: BuildLabels {
             version: env!("CARGO_PKG_VERSION"),

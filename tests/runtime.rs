@@ -293,3 +293,107 @@ fn accepted_sockets_inherit_nodelay_from_the_listener() {
     let (accepted, _) = bound.accept().unwrap();
     assert!(accepted.nodelay().unwrap());
 }
+
+/// Accepts on `listener` until it is released; how many connections it got.
+async fn accept_until_released(listener: Rc<Listener>, accepted: Rc<RefCell<Vec<Stream>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        accepted.borrow_mut().push(stream);
+    }
+    assert!(listener.is_closed());
+}
+
+#[test]
+fn a_released_listener_ends_its_accepts_and_leaves_the_socket_listening() {
+    on_both_drivers(|driver| {
+        let bound = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = bound.local_addr().unwrap();
+        // As another process would hold it.
+        let elsewhere = bound.try_clone().unwrap();
+        runtime::block_on(driver, async move {
+            let listener = Rc::new(Listener::new(bound).unwrap());
+            let accepted = Rc::new(RefCell::new(Vec::new()));
+            let ended = Rc::new(RefCell::new(0));
+            for _ in 0..listener.accept_tasks() {
+                let (listener, accepted) = (Rc::clone(&listener), Rc::clone(&accepted));
+                let ended = Rc::clone(&ended);
+                runtime::spawn(async move {
+                    accept_until_released(listener, accepted).await;
+                    *ended.borrow_mut() += 1;
+                });
+            }
+            let _first = TcpStream::connect(address).unwrap();
+            eventually("the first is accepted", || accepted.borrow().len() == 1).await;
+            listener.release();
+            eventually("all accepts end", || {
+                *ended.borrow() == listener.accept_tasks()
+            })
+            .await;
+            let second = TcpStream::connect(address).unwrap();
+            // Nobody accepts here any more; who holds the socket elsewhere does.
+            let (accepted_elsewhere, peer) = elsewhere.accept().unwrap();
+            assert_eq!(peer, second.local_addr().unwrap());
+            drop((listener, accepted_elsewhere));
+            let _third = TcpStream::connect(address).unwrap();
+            assert!(elsewhere.accept().is_ok());
+            assert_eq!(accepted.borrow().len(), 1);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn two_drivers_share_a_listening_socket_and_neither_stalls_or_loses_a_connection() {
+    const CONNECTIONS: usize = 400;
+    on_both_drivers(|driver| {
+        let bound = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = bound.local_addr().unwrap();
+        let ring = runtime::choose(Preference::IoUring).unwrap().driver;
+        let threads: Vec<_> = [driver, ring, Driver::Epoll]
+            .into_iter()
+            .map(|driver| {
+                let bound = bound.try_clone().unwrap();
+                let (stop, stopped) = mailbox::new::<()>(1).unwrap();
+                let thread = std::thread::spawn(move || {
+                    runtime::block_on(driver, accept_and_greet(bound, stopped)).unwrap()
+                });
+                (stop, thread)
+            })
+            .collect();
+        drop(bound);
+        for number in 0..CONNECTIONS {
+            // In the middle of it one of the three leaves.
+            if number == CONNECTIONS / 2 {
+                assert!(threads[0].0.send(()).is_ok());
+            }
+            let mut client = TcpStream::connect(address).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            let mut greeting = [0; 2];
+            client.read_exact(&mut greeting).unwrap();
+            assert_eq!(&greeting, b"hi");
+        }
+        let mut greeted = 0;
+        for (index, (stop, thread)) in threads.into_iter().enumerate() {
+            assert!(index == 0 || stop.send(()).is_ok());
+            greeted += thread.join().unwrap();
+        }
+        assert_eq!(greeted, CONNECTIONS);
+    });
+}
+
+/// Greets whoever connects until `stopped` says so; how many there were.
+async fn accept_and_greet(bound: TcpListener, stopped: mailbox::Receiver<()>) -> usize {
+    let listener = Rc::new(Listener::new(bound).unwrap());
+    let releasing = Rc::clone(&listener);
+    runtime::spawn(async move {
+        let _ = stopped.run(move |()| releasing.release()).await;
+    });
+    let mut greeted = 0;
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (written, _) = stream.writer.write_all(Buf::of(b"hi")).await;
+        written.unwrap();
+        greeted += 1;
+    }
+    greeted
+}

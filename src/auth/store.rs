@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::key::{KeyEntry, KeyHash, KeyId};
 use super::scope::Scopes;
 use super::secret::Secret;
+use super::token::random_token;
 
 pub use disk::Stamp;
 
@@ -115,7 +116,7 @@ impl KeyStore {
         if keys.len() >= KEYS_MAX {
             return Err(StoreError::Full);
         }
-        let secret = generate::key().map_err(no_randomness)?;
+        let secret = random_token(KEY_PREFIX).map_err(no_randomness)?;
         let id = generate::unused_id(&keys).map_err(no_randomness)?;
         let text = secret.expose();
         let key = StoredKey {
@@ -253,6 +254,8 @@ fn no_randomness(error: getrandom::Error) -> StoreError {
 
 /// Most keys one file holds; the whole file is rewritten on each change.
 pub const KEYS_MAX: usize = 10_000;
+/// What every key of the file begins with.
+const KEY_PREFIX: &str = "sk-";
 /// Longest name of a key.
 pub const KEY_NAME_BYTES_MAX: usize = 64;
 

@@ -5,8 +5,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::auth::Secret;
+use crate::auth::AdminPassword;
 use crate::auth::key::{KEY_BYTES_MAX, KeyHash, is_key};
 
 use super::network::{Network, NetworkError};
@@ -175,7 +176,11 @@ pub(super) const KEYS: &[Key] = &[
     key!("auth.admin_username", ["LLM_ROUTER_ADMIN_USERNAME"],
         |c, v| c.auth.admin_username = v.text(64)?.to_owned()),
     key!("auth.admin_password", ["LLM_ROUTER_ADMIN_PASSWORD"],
-        |c, v| c.auth.admin_password = Secret::new(v.text(1024)?.to_owned())),
+        |c, v| c.auth.admin_password = admin_password(v)?),
+    key!("auth.session_hours", ["LLM_ROUTER_SESSION_HOURS"],
+        |c, v| c.auth.session_lifetime = Duration::from_secs(3600 * v.integer(1..=720)?)),
+    key!("auth.session_idle_minutes", ["LLM_ROUTER_SESSION_IDLE_MINUTES"],
+        |c, v| c.auth.session_idle = Duration::from_secs(60 * v.integer(1..=1440)?)),
 
     key!("metrics.require_key", ["LLM_ROUTER_METRICS_REQUIRE_KEY"],
         |c, v| c.metrics.require_key = v.boolean()?),
@@ -217,6 +222,10 @@ fn access_log(value: Raw<'_>) -> Result<AccessLog, Fault> {
             "must be off, stdout, stderr or a file path with a /, such as ./access.log".into(),
         )),
     }
+}
+
+fn admin_password(value: Raw<'_>) -> Result<AdminPassword, Fault> {
+    AdminPassword::of_setting(value.text(1024)?).map_err(|rule| Fault::rule(rule.to_owned()))
 }
 
 fn networks(value: Raw<'_>) -> Result<Vec<Network>, Faults> {

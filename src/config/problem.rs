@@ -44,8 +44,11 @@ pub enum Origin {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// `Err` with everything found, or `Ok` when nothing was.
-    pub(super) fn none_of(mut found: Vec<Problem>) -> Result<(), Self> {
+    /// Whether nothing was found.
+    ///
+    /// # Errors
+    /// Everything that was.
+    pub fn none_of(mut found: Vec<Problem>) -> Result<(), Self> {
         if found.is_empty() {
             return Ok(());
         }

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::Secret;
 use crate::auth::key::KeyHash;
+use crate::auth::{AdminPassword, Secret};
 
 use super::base_url::BaseUrl;
 use super::network::{Network, private_networks};
@@ -47,6 +47,18 @@ pub struct Config {
     pub nodes: Vec<NodeConfig>,
     /// Model aliases, in file order; alias names are unique and never point at another alias.
     pub aliases: Vec<AliasConfig>,
+}
+
+impl Config {
+    /// Puts hashes in the place of passwords in the clear. To be called before the configuration is run with,
+    /// or compared with `earlier`, the one that runs: what stayed the same is equal then.
+    ///
+    /// # Errors
+    /// The system has no random bytes or no memory for it.
+    pub fn seal(&mut self, earlier: Option<&Self>) -> Result<(), &'static str> {
+        let earlier = earlier.map(|earlier| &earlier.auth.admin_password);
+        self.auth.admin_password.seal(earlier)
+    }
 }
 
 /// `[server]`.
@@ -192,8 +204,12 @@ pub struct AuthConfig {
     pub api_keys: Vec<KeyHash>,
     /// The administrator's login name.
     pub admin_username: String,
-    /// The administrator's password.
-    pub admin_password: Secret,
+    /// The administrator's password, or its Argon2id hash.
+    pub admin_password: AdminPassword,
+    /// How long a login lasts, 1–720 h.
+    pub session_lifetime: Duration,
+    /// How long a login lasts without being used, 1–1440 min.
+    pub session_idle: Duration,
 }
 
 /// `[metrics]`.
@@ -403,7 +419,9 @@ impl Default for AuthConfig {
             required: true,
             api_keys: Vec::new(),
             admin_username: "admin".to_owned(),
-            admin_password: Secret::new(DEFAULT_ADMIN_PASSWORD.to_owned()),
+            admin_password: AdminPassword::Default,
+            session_lifetime: Duration::from_secs(12 * 3600),
+            session_idle: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -417,5 +435,3 @@ impl Default for HistoryConfig {
         }
     }
 }
-
-const DEFAULT_ADMIN_PASSWORD: &str = "test";

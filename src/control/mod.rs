@@ -1,13 +1,14 @@
 //! The control thread: everything about nodes and keys that may block, so that no worker ever does.
 //!
-//! It probes nodes, resolves their names, judges failures the workers report, re-reads the key file,
-//! and publishes each result as one new snapshot. It is never on the way of a request: workers only
-//! ever read what it published last.
+//! It has nodes probed, takes in what they report and what operators want of them, judges failures the
+//! workers report, re-reads the key file, and publishes each result as one new snapshot. It is never on
+//! the way of a request: workers only ever read what it published last.
 
 pub mod api;
 mod keys;
 mod nodes;
 mod probe;
+mod reload;
 
 use std::io;
 use std::sync::Arc;
@@ -17,44 +18,102 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use crate::config::Sources;
 use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
 use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
-use nodes::{NodeDesk, Nodes, Tasks, Watch};
+use nodes::{Kept, NodeDesk, Nodes, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
+pub use reload::{ReloadRefusal, Reloaded, Reloader};
 
-/// Starts the control thread and the threads of the control API. They end with the process, or when the
-/// workers' ends of `inbox` are gone.
+/// The control side, for whoever composes the process.
+pub struct Control {
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
+    nodes: NodeDesk,
+}
+
+impl Control {
+    /// Waits until every node was asked whether it is there; `false` if one was not within `limit`.
+    pub fn wait_for_nodes(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.nodes.is_settled() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::park_timeout(NODES_POLL);
+        }
+        true
+    }
+}
+
+/// Starts the control thread and the threads of the control API. The configuration is read again from
+/// `sources`. The threads end with the process, or when the workers' ends of `inbox` are gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
 pub fn start(
     shared: Arc<Shared>,
     key_file: KeyFile,
+    sources: Option<Sources>,
     store: Store,
     inbox: ControlInbox,
-) -> io::Result<()> {
+) -> io::Result<Control> {
     let key_file = Arc::new(key_file);
     let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
-    api::start(&shared, &key_file, store, &desk, &inbox.api)?;
+    // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
+    let kept = desk.kept();
+    let is_restored = kept.is_ok();
+    let nodes = first_nodes(&shared, kept.ok());
+    let reloader = Reloader::new(
+        sources,
+        Arc::clone(&shared),
+        Arc::clone(&key_file),
+        desk.clone(),
+    );
+    let reloader = Arc::new(reloader);
+    api::start(&shared, &key_file, &reloader, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread.spawn(move || run(&shared, &key_file, &failing, &tasks))?;
-    let thread = thread::Builder::new().name("restore".to_owned());
-    thread.spawn(move || restore(&desk)).map(drop)
+    thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
+    let asked = desk.clone();
+    if !is_restored {
+        log::warn(format_args!(
+            "registered nodes are missing until the store can be read"
+        ));
+        let thread = thread::Builder::new().name("restore".to_owned());
+        thread.spawn(move || restore(&desk))?;
+    }
+    Ok(Control {
+        reloader,
+        nodes: asked,
+    })
 }
 
-fn run(shared: &Shared, key_file: &KeyFile, failing: &Receiver<NodeId>, tasks: &Tasks) {
-    let origin = Instant::now();
+/// The nodes of the configuration, and those that the store has kept.
+fn first_nodes(shared: &Shared, kept: Option<Kept>) -> Nodes {
     let config = shared.config.current();
     let watch = Watch::of(&config, shared.address);
     let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
-    drop(config);
+    if let Some(kept) = kept {
+        nodes.restore(kept, Duration::ZERO);
+    }
+    nodes
+}
+
+fn run(
+    shared: &Shared,
+    key_file: &KeyFile,
+    failing: &Receiver<NodeId>,
+    tasks: &Tasks,
+    mut nodes: Nodes,
+) {
+    let origin = Instant::now();
     let probers = Probers::new();
     let mut housekeeping_at = Duration::ZERO;
     loop {
@@ -111,5 +170,7 @@ fn publish_process(shared: &Shared) {
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// The shortest pause between two looks at what is due.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How often nodes that were not asked yet are looked at.
+const NODES_POLL: Duration = Duration::from_millis(5);
 /// How often a store that fails is asked for the registered nodes.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);

@@ -281,6 +281,7 @@ const NO_SLOT: ApiError = ApiError {
     message: Cow::Borrowed("The mock node has no free slot"),
     retry_after_secs: Some(1),
     allow: None,
+    problems: None,
 };
 
 /// What `error_rate` asks for.
@@ -291,6 +292,7 @@ const FAILURE: ApiError = ApiError {
     message: Cow::Borrowed("The mock node failed as it was told to"),
     retry_after_secs: None,
     allow: None,
+    problems: None,
 };
 
 /// The largest request body taken, in bytes.

@@ -171,7 +171,7 @@ fn work(driver: Driver, node: Arc<Node>, bound: TcpListener, started: &Sender<io
     let ended = runtime::block_on(driver, async {
         let listener = Rc::new(Listener::new(bound)?);
         let worker = Rc::new(Worker::new(node));
-        for _ in 1..ACCEPTS_STANDING {
+        for _ in 1..listener.accept_tasks() {
             runtime::spawn(accept_forever(Rc::clone(&worker), Rc::clone(&listener)));
         }
         // Nobody listens any more if `start` has already failed.
@@ -197,6 +197,4 @@ async fn accept_forever(worker: Rc<Worker>, listener: Rc<Listener>) {
 const WORKERS_MAX: usize = 1024;
 const TOKENS_MAX: u32 = 1_000_000;
 const BODY_BYTES_MAX: usize = 64 << 20;
-/// Accepts standing per worker, so that a burst of connections is taken in one turn.
-const ACCEPTS_STANDING: usize = 8;
 const ACCEPT_RETRY: Duration = Duration::from_millis(10);

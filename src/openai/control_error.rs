@@ -87,6 +87,18 @@ impl ApiError {
         Self::fixed(StatusCode::CONFLICT, INVALID_REQUEST, code, message)
     }
 
+    /// 422: the configuration cannot be used, for these reasons; nothing has changed.
+    pub fn invalid_configuration(problems: Vec<String>) -> Self {
+        let mut error = Self::fixed(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            INVALID_REQUEST,
+            "invalid_configuration",
+            "The configuration is not valid; nothing has changed",
+        );
+        error.problems = Some(problems.into());
+        error
+    }
+
     /// 429: too many wrong passwords from this address.
     pub fn too_many_attempts(retry_after_secs: u32) -> Self {
         Self::fixed(
@@ -111,6 +123,15 @@ impl ApiError {
     /// 503: the threads behind the control API have more to do than they can.
     pub fn control_busy() -> Self {
         Self::unavailable("control_busy", "The control API is busy. Please retry.").retry_after(1)
+    }
+
+    /// 503: as many watch the live events as may.
+    pub fn too_many_viewers() -> Self {
+        Self::unavailable(
+            "too_many_viewers",
+            "Too many clients watch the live events. Please retry later.",
+        )
+        .retry_after(5)
     }
 
     /// 503: the data directory or the database does not answer, or not in time.

@@ -26,6 +26,8 @@ pub struct ApiError {
     pub retry_after_secs: Option<u32>,
     /// The value of `Allow`; present with 405 only.
     pub allow: Option<Cow<'static, str>>,
+    /// What is wrong, one by one; with 422 only.
+    pub problems: Option<Box<[String]>>,
 }
 
 impl ApiError {
@@ -230,7 +232,18 @@ impl ApiError {
         write_string_content(out, self.kind);
         out.extend_from_slice(br#"","code":""#);
         write_string_content(out, self.code);
-        out.extend_from_slice(br#""}}"#);
+        out.push(b'"');
+        if let Some(problems) = &self.problems {
+            out.extend_from_slice(br#","problems":["#);
+            for (index, problem) in problems.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_string(out, problem);
+            }
+            out.push(b']');
+        }
+        out.extend_from_slice(b"}}");
     }
 
     /// Appends the same as a server-sent event, for a stream that has begun: SDKs raise it as they
@@ -285,6 +298,7 @@ impl ApiError {
             message,
             retry_after_secs: None,
             allow: None,
+            problems: None,
         }
     }
 

@@ -24,6 +24,7 @@ impl From<http1::Reject> for ApiError {
             code: reject.code,
             message: reject.reason.into(),
             retry_after_secs: None,
+            problems: None,
             // RFC 9110 section 15.5.6 demands it; only CONNECT is refused before there is a route.
             allow: (reject.status == StatusCode::METHOD_NOT_ALLOWED)
                 .then(|| "GET, HEAD, POST".into()),

@@ -21,11 +21,11 @@ use crate::runtime::mailbox::Sender as Mailbox;
 use crate::runtime::{self, Driver, clock};
 use crate::telemetry::{
     AccessLog, BuildLabels, History, HourEvent, Occurrence, ProcessSample, Recorder,
-    RejectionReason, Scrape, StoreHealth, WorkerMetrics,
+    RejectionReason, Reloads, Scrape, StoreHealth, WorkerMetrics,
 };
 use crate::upstream::Pool;
 
-use super::api::{Answer, ApiCall, Desk};
+use super::api::{Answer, ApiCall, Desk, Frame, Live, Viewers};
 use super::request_id::{RequestId, RequestIds};
 use super::settings::{self, LiveConfig};
 
@@ -40,10 +40,17 @@ pub enum Notice {
     NodesChanged,
     /// The control side has answered a call of this worker.
     Answer(Box<Answer>),
+    /// There is something new for those who watch.
+    Frame,
     /// The configuration has been replaced.
     ConfigChanged,
+    /// Begin to accept connections.
+    OpenListeners,
     /// Stop listening, and close the connections that only wait for work.
-    CloseListener,
+    CloseListeners,
+    /// Stop accepting, leave the listening sockets to the process that has taken over, and close the
+    /// connections that only wait for work.
+    ReleaseListeners,
 }
 
 /// What all workers share. Immutable, or replaced whole, or atomic.
@@ -70,6 +77,8 @@ pub struct Shared {
     pub history: Arc<History>,
     /// Whether the database works, for `/ready` and the metrics.
     pub store: Arc<StoreHealth>,
+    /// How reloads of the configuration went.
+    pub reloads: Reloads,
     /// The latest sample of the process.
     pub process: ArcSwapOption<ProcessSample>,
     /// The driver all workers run on.
@@ -80,6 +89,8 @@ pub struct Shared {
     pub failing_nodes: Sender<NodeId>,
     /// Calls of the control API, for the threads that may block.
     pub api: Sender<ApiCall>,
+    /// What those see who watch the router live.
+    pub live: Live,
     /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
     pub unix_secs: AtomicU64,
     /// Start of the process, seconds since the Unix epoch.
@@ -108,11 +119,21 @@ impl Shared {
             budget: &self.budget,
             access_log: self.access_log.as_ref(),
             store: &self.store,
+            reloads: &self.reloads,
             process,
             build: BuildLabels {
                 version: env!("CARGO_PKG_VERSION"),
                 io_driver: self.driver.name(),
             },
+        }
+    }
+
+    /// Shows a frame to those who watch.
+    pub fn show(&self, frame: Frame) {
+        self.live.show(frame);
+        for mailbox in &self.mailboxes {
+            // Where the mailbox is full, the next frame will do.
+            let _ = mailbox.send(Notice::Frame);
         }
     }
 
@@ -182,6 +203,8 @@ pub struct Worker {
     keys: RefCell<Cache<Arc<ArcSwap<KeySet>>, Arc<KeySet>>>,
     /// Where exchanges wait for the control side.
     pub(super) desk: Desk,
+    /// Exchanges that watch.
+    pub(super) viewers: Viewers,
     request_ids: RequestIds,
     /// Panics of this worker's tasks that the metrics know of.
     panics_counted: Cell<u64>,
@@ -212,6 +235,7 @@ impl Worker {
             candidates: RefCell::new(candidates),
             keys: RefCell::new(Cache::new(Arc::clone(&shared.keys))),
             desk: Desk::new(),
+            viewers: Viewers::default(),
             request_ids: RequestIds::new(seed),
             panics_counted: Cell::new(0),
             shared,
@@ -267,6 +291,11 @@ impl Worker {
     /// Follows [`Notice::Answer`].
     pub fn answer_came(&self, answer: Answer) {
         self.desk.answer(answer);
+    }
+
+    /// Follows [`Notice::Frame`].
+    pub fn frame_came(&self) {
+        self.viewers.wake();
     }
 
     /// Brings counters up to date that are kept elsewhere while requests run.

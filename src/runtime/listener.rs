@@ -1,22 +1,30 @@
 //! A worker's own SO_REUSEPORT listener.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use monoio::io::Canceller;
 use monoio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::deadline;
 use super::stream::Stream;
+use super::task;
 
-/// A listening socket; several tasks may accept from it at once.
+/// A listening socket; [`Listener::accept_tasks`] tasks may accept from it at once.
+///
+/// Another process may hold the same socket, and accept from it on another driver. Whether it blocks is a
+/// property of the socket, not of a handle, so it never does, whatever the driver.
 pub struct Listener {
     socket: TcpListener,
     /// A second handle to the same socket, for emptying the backlog without waiting.
     handle: StdListener,
     closed: Cell<bool>,
+    /// Ends the accepts under way.
+    canceller: RefCell<Canceller>,
 }
 
 impl Listener {
@@ -25,13 +33,13 @@ impl Listener {
     /// # Errors
     /// When the descriptor cannot be duplicated or registered.
     pub fn new(bound: StdListener) -> io::Result<Self> {
-        // io_uring parks blocking descriptors by itself; a blocking one would stall an epoll worker.
-        bound.set_nonblocking(monoio::utils::is_legacy())?;
+        bound.set_nonblocking(true)?;
         let handle = bound.try_clone()?;
         Ok(Self {
             socket: TcpListener::from_std(bound)?,
             handle,
             closed: Cell::new(false),
+            canceller: RefCell::default(),
         })
     }
 
@@ -50,21 +58,52 @@ impl Listener {
         socket.set_reuse_address(true)?;
         // Accepted sockets inherit it: no system call per connection.
         socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     }
 
-    /// Waits for the next connection. Never drop this future while the listener is open.
-    ///
-    /// # Errors
-    /// Whatever accept(2) reports; an error of any kind once [`Listener::close`] was called.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (socket, peer) = self.socket.accept().await?;
-        Ok((Stream::new(socket), peer))
+    /// How many tasks are to accept at once. On a ring a burst then costs one turn, not one per connection;
+    /// on epoll monoio keeps one waker per socket, and forgets all tasks but the last.
+    pub fn accept_tasks(&self) -> usize {
+        match monoio::utils::is_legacy() {
+            true => 1,
+            false => ACCEPTS_ON_A_RING,
+        }
     }
 
-    /// Whether [`Listener::close`] was called.
+    /// Waits for the next connection. Never drop this future: a connection accepted meanwhile would be
+    /// lost.
+    ///
+    /// # Errors
+    /// Whatever accept(2) reports; an error of any kind once [`Listener::close`] or [`Listener::release`]
+    /// was called.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        while !self.is_closed() {
+            let handle = self.canceller.borrow().handle();
+            match self.socket.cancelable_accept(handle).await {
+                Ok((socket, peer)) => return Ok((Stream::new(socket), peer)),
+                // Kernels that take the socket at its word instead of letting the ring wait. The wait ends
+                // now and then, because it cannot be cancelled as an accept can.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    task::timeout(READINESS_WAIT, self.socket.readable(false)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
+    }
+
+    /// Accepts no more, and leaves the socket as it is for the process that accepts from it now. Pending
+    /// [`Listener::accept`]s end, with the connection they have got or with an error.
+    pub fn release(&self) {
+        self.closed.set(true);
+        let canceller = self.canceller.take().cancel();
+        self.canceller.replace(canceller);
+    }
+
+    /// Whether [`Listener::close`] or [`Listener::release`] was called.
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
@@ -92,14 +131,12 @@ impl Listener {
     pub fn close(&self) -> Vec<(Stream, SocketAddr)> {
         self.closed.set(true);
         let mut accepted = Vec::new();
-        if self.handle.set_nonblocking(true).is_ok() {
-            while accepted.len() < BACKLOG as usize
-                && let Ok((socket, peer)) = self.handle.accept()
-            {
-                let ready = socket.set_nonblocking(monoio::utils::is_legacy());
-                if let Ok(socket) = ready.and_then(|()| TcpStream::from_std(socket)) {
-                    accepted.push((Stream::new(socket), peer));
-                }
+        while accepted.len() < BACKLOG as usize
+            && let Ok((socket, peer)) = self.handle.accept()
+        {
+            let ready = socket.set_nonblocking(monoio::utils::is_legacy());
+            if let Ok(socket) = ready.and_then(|()| TcpStream::from_std(socket)) {
+                accepted.push((Stream::new(socket), peer));
             }
         }
         deadline::shut_down(self.socket.as_raw_fd());
@@ -109,6 +146,10 @@ impl Listener {
 
 /// Connections the kernel holds for us before they are accepted (also bounded by somaxconn).
 const BACKLOG: i32 = 4096;
+const ACCEPTS_ON_A_RING: usize = 4;
+/// How long an accept task waits for a connection without looking whether it is still wanted, where it
+/// has to wait for readiness.
+const READINESS_WAIT: Duration = Duration::from_millis(100);
 /// Where the flags stand in a TCP header, and the two that tell a new handshake (RFC 9293 section 3.1).
 const TCP_FLAGS_OFFSET: u32 = 13;
 const TCP_SYN: u32 = 0x02;

@@ -6,6 +6,9 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::telemetry::log;
 
@@ -30,6 +33,22 @@ impl Supervisor {
     /// The listeners are open.
     pub(super) fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The configuration is being read again; [`Supervisor::ready`] tells when that is done.
+    pub(super) fn reloading(&self) {
+        // The supervisor tells by the time which reload is meant: its own, asked for before it.
+        let since_boot =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        self.say(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading",
+            since_boot.as_micros()
+        ));
+    }
+
+    /// This process takes over the service; it must be said by the one that has it.
+    pub(super) fn successor(&self, process: i32) {
+        self.say(&format!("MAINPID={process}\nSTATUS=handing over"));
     }
 
     /// A signal has begun the end.
@@ -83,6 +102,17 @@ mod tests {
             heard(&listener),
             "READY=1\nSTATUS=listening on 127.0.0.1:8080"
         );
+        supervisor.reloading();
+        let reloading = heard(&listener);
+        let mut lines = reloading.lines();
+        assert_eq!(lines.next(), Some("RELOADING=1"));
+        let at = lines
+            .next()
+            .unwrap()
+            .strip_prefix("MONOTONIC_USEC=")
+            .unwrap();
+        assert!(at.parse::<u64>().unwrap() > 0);
+        assert_eq!(lines.next(), Some("STATUS=reloading"));
         supervisor.stopping();
         assert_eq!(heard(&listener), "STOPPING=1\nSTATUS=draining");
     }

@@ -15,6 +15,7 @@ use super::labels::{
 };
 use super::names;
 use super::process::ProcessSample;
+use super::reloads::Reloads;
 use super::store_health::StoreHealth;
 use super::text::TextWriter;
 use super::worker::{Gauge, Latency, Occurrence, WorkerMetrics};
@@ -34,6 +35,8 @@ pub struct Scrape<'a> {
     pub access_log: Option<&'a AccessLog>,
     /// What is known of the database.
     pub store: &'a StoreHealth,
+    /// Reloads of the configuration.
+    pub reloads: &'a Reloads,
     /// The latest sample of the process, if one could be read.
     pub process: Option<&'a ProcessSample>,
     /// What is running.
@@ -63,6 +66,7 @@ impl Scrape<'_> {
         self.write_pools(&mut text);
         self.write_models(&mut text);
         self.write_store(&mut text);
+        self.write_reloads(&mut text);
         self.write_build(&mut text);
         if let Some(process) = self.process {
             write_process(&mut text, process);
@@ -232,6 +236,21 @@ impl Scrape<'_> {
                 family.count(&[("model", &model.name), ("kind", kind)], count);
             }
         }
+    }
+
+    fn write_reloads(&self, text: &mut TextWriter<'_>) {
+        let (succeeded, failed) = self.reloads.totals();
+        let mut family = text.family(names::CONFIG_RELOADS);
+        family.count(&[("outcome", "success")], succeeded);
+        family.count(&[("outcome", "failure")], failed);
+        text.single(
+            names::CONFIG_RELOAD_SUCCESSFUL,
+            u64::from(self.reloads.is_last_successful()),
+        );
+        text.single(
+            names::CONFIG_RELOAD_TIME,
+            self.reloads.last_success_unix_secs(),
+        );
     }
 
     fn write_store(&self, text: &mut TextWriter<'_>) {

@@ -54,6 +54,10 @@ fn known_text() -> String {
     store.history_written(5);
     store.history_lost(2);
     recorders[1].count(Occurrence::HistoryRecordDropped);
+    let reloads = Reloads::since(1_700_000_000);
+    reloads.succeeded(1_700_000_100);
+    reloads.failed();
+    reloads.failed();
     let process = ProcessSample {
         cpu: Duration::from_millis(1500),
         resident_bytes: 1 << 20,
@@ -69,6 +73,7 @@ fn known_text() -> String {
         budget: &budget,
         access_log: None,
         store: &store,
+        reloads: &reloads,
         process: Some(&process),
         build: BuildLabels {
             version: "0.1.0",
@@ -194,6 +199,7 @@ fn the_number_of_series_does_not_depend_on_what_clients_and_nodes_send() {
         budget: &BufferBudget::new(1),
         access_log: None,
         store: &StoreHealth::default(),
+        reloads: &Reloads::since(0),
         process: None,
         build: BuildLabels {
             version: "0",

@@ -27,6 +27,10 @@ pub(super) struct MergedLatency {
     sum_seconds: f64,
 }
 
+/// What a latency has counted at one time, to be compared with another time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatencyCounts(Box<[u64]>);
+
 impl LatencyHistogram {
     /// An empty histogram.
     #[must_use]
@@ -67,6 +71,46 @@ impl LatencyHistogram {
 impl Default for LatencyHistogram {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl LatencyCounts {
+    pub(super) fn of<'a>(workers: impl Iterator<Item = &'a LatencyHistogram>) -> Self {
+        let mut sums = vec![0_u64; BUCKET_COUNT];
+        for worker in workers {
+            for (sum, bucket) in sums.iter_mut().zip(&worker.buckets) {
+                *sum = sum.wrapping_add(bucket.load(Ordering::Relaxed));
+            }
+        }
+        Self(sums.into())
+    }
+
+    /// The latencies in milliseconds below or at which these shares of all lie that were recorded since
+    /// `earlier`; 0 if none was. The shares rise.
+    #[must_use]
+    pub fn quantiles_ms_since<const COUNT: usize>(
+        &self,
+        earlier: &Self,
+        shares: [f64; COUNT],
+    ) -> [f64; COUNT] {
+        let recorded = || {
+            let both = self.0.iter().zip(&earlier.0);
+            both.map(|(now, before)| now.wrapping_sub(*before))
+        };
+        let total: u64 = recorded().sum();
+        let ranks = shares.map(|share| ((total as f64 * share).ceil() as u64).max(1));
+        let mut found = [0.0; COUNT];
+        let mut sum = 0;
+        for (bucket, count) in recorded().enumerate().filter(|(_, count)| *count > 0) {
+            let before = sum;
+            sum += count;
+            for (rank, value) in ranks.iter().zip(&mut found) {
+                if (before + 1..=sum).contains(rank) {
+                    *value = seconds(middle_of(bucket)) * 1000.0;
+                }
+            }
+        }
+        found
     }
 }
 

@@ -111,3 +111,27 @@ proptest! {
         prop_assert!(counted >= below(990_000_000) && counted <= below(1_010_000_000));
     }
 }
+
+#[test]
+fn counts_of_two_times_tell_what_came_between() {
+    let workers = [LatencyHistogram::new(), LatencyHistogram::new()];
+    let counts = || LatencyCounts::of(workers.iter());
+    let start = counts();
+    let shares = [0.5, 0.95, 0.99];
+    assert_eq!(counts().quantiles_ms_since(&start, shares), [0.0; 3]);
+    for millis in 1..=50 {
+        workers[0].record(Duration::from_millis(millis));
+        workers[1].record(Duration::from_millis(50 + millis));
+    }
+    let first = counts();
+    let [p50, p95, p99] = first.quantiles_ms_since(&start, shares);
+    for (found, exact) in [(p50, 50.0), (p95, 95.0), (p99, 99.0)] {
+        assert!((found - exact).abs() <= exact / 64.0, "{found} for {exact}");
+    }
+    workers[0].record(Duration::from_secs(7));
+    let [median] = counts().quantiles_ms_since(&first, [0.5]);
+    assert!(
+        (median - 7000.0).abs() <= 7000.0 / 64.0,
+        "only what came since: {median}"
+    );
+}

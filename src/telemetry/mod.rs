@@ -8,9 +8,11 @@ mod history;
 mod hour;
 mod labels;
 mod line;
+mod live;
 pub mod log;
 pub mod names;
 mod process;
+mod reloads;
 mod status;
 mod store_health;
 mod text;
@@ -18,7 +20,7 @@ mod worker;
 
 pub use access::{AccessLog, AccessLogWriter, AccessRecord, ClientText, RecordDropped};
 pub use exposition::{BuildLabels, Scrape};
-pub use histogram::{LONGEST, LatencyHistogram};
+pub use histogram::{LONGEST, LatencyCounts, LatencyHistogram};
 pub use history::{
     History, HistoryLimits, HistoryNames, HistoryRecord, QUEUE_RECORDS as HISTORY_QUEUE_RECORDS,
 };
@@ -26,7 +28,9 @@ pub use hour::{HourEvent, HourTotals};
 pub use labels::{
     Direction, EndedBy, EndpointLabel, Phase, PoolState, RejectionReason, RetryReason,
 };
+pub use live::LiveCounts;
 pub use process::ProcessSample;
+pub use reloads::Reloads;
 pub use status::{LoadStatus, QueueStats};
 pub use store_health::StoreHealth;
 pub use worker::{

@@ -120,6 +120,12 @@ metrics! {
         "Requests written to the history.";
     HISTORY_DROPPED = "llm_router_history_dropped_total" Counter
         "Requests missing in the history: a queue was full, or they could not be written.";
+    CONFIG_RELOADS = "llm_router_config_reloads_total" Counter
+        "Reloads of the configuration, by outcome.";
+    CONFIG_RELOAD_SUCCESSFUL = "llm_router_config_last_reload_successful" Gauge
+        "1 if the configuration could be used when it was read last, 0 if the one before still holds.";
+    CONFIG_RELOAD_TIME = "llm_router_config_last_reload_success_timestamp_seconds" Gauge
+        "When the configuration in force was read, in seconds since the Unix epoch.";
     BUILD_INFO = "llm_router_build_info" Gauge
         "1, labelled with the version and the I/O driver in use.";
     PROCESS_CPU = "process_cpu_seconds_total" Counter

@@ -152,7 +152,7 @@ mod tests {
 
     use super::super::{BuildLabels, EndpointLabel};
     use super::*;
-    use crate::telemetry::StoreHealth;
+    use crate::telemetry::{Reloads, StoreHealth};
 
     /// One model on one node; two slots are taken, one request waits for a permit.
     #[test]
@@ -229,6 +229,7 @@ mod tests {
             budget: &BufferBudget::new(1),
             access_log: None,
             store: &StoreHealth::default(),
+            reloads: &Reloads::since(0),
             process: None,
             build: BuildLabels {
                 version: "0",

@@ -4,9 +4,11 @@
 import { accessSync, constants, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
-// Where tools/setup put the packages: beside the Node that runs this, or where the variable says.
-const folder = process.env.LLM_ROUTER_BROWSER_ENV ?? join(dirname(dirname(process.execPath)), 'browser');
+// Where tools/setup put the packages: in the build folder, or where tools/test says.
+const here = dirname(fileURLToPath(import.meta.url));
+const folder = process.env.LLM_ROUTER_BROWSER_ENV ?? join(here, '../../target/test-env/browser');
 const require = createRequire(join(folder, 'package.json'));
 
 function load(name) {
@@ -77,6 +79,13 @@ export async function openPage(browser, url, { width = 1280, height = 800, theme
   });
   page.setDefaultTimeout(10_000);
   return { context, page, troubles, url };
+}
+
+// A page that believes it has a session: the pretended router needs no login.
+export async function believe(context) {
+  await context.addInitScript(() => {
+    if (location.hash) localStorage.setItem('llm-router.session', 'yes');
+  });
 }
 
 export async function logIn(page, url, { hash = '', username = 'admin', password = 'test' } = {}) {

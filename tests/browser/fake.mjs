@@ -91,7 +91,7 @@ class World {
       const reached = status === 200 || status === 502;
       const phases = {
         read_ms: 0.2 + roll(), auth_ms: 0.01, admit_ms: 0.02,
-        queue_ms: status === 504 ? 30_000 : roll() < 0.4 ? 0 : Math.floor(roll() * 1800),
+        queue_ms: status === 504 ? 30_000 : [401, 429, 503].includes(status) || roll() < 0.4 ? 0 : Math.floor(roll() * 1800),
         connect_ms: reached && roll() < 0.3 ? 1 + roll() * 4 : 0,
         first_byte_ms: reached ? 40 + Math.floor(roll() * 260) : 0,
         stream_ms: status === 200 && !isEmbedding ? 400 + Math.floor(roll() * 7400) : 0,

@@ -5,7 +5,7 @@
 
 import { join } from 'node:path';
 
-import { folderFor, launch, logIn, openPage, settled } from './browser.mjs';
+import { believe, folderFor, launch, openPage, settled } from './browser.mjs';
 import { startFake } from './fake.mjs';
 
 const WIDTHS = { phone: [360, 740], desk: [1280, 860], wide: [2560, 1440] };
@@ -25,6 +25,7 @@ export async function picturesOf(browser, folder, { scenario, pages, widths, the
       for (const width of widths) {
         const [columns, rows] = WIDTHS[width];
         const { context, page } = await openPage(browser, fake.url, { width: columns, height: rows, theme, phone: width === 'phone', reducedMotion: 'reduce' });
+        await believe(context);
         for (const name of pages) {
           const file = `${scenario}-${name}-${width}-${theme}.png`;
           if (!file.includes(only)) continue;
@@ -33,6 +34,8 @@ export async function picturesOf(browser, folder, { scenario, pages, widths, the
           if (name === 'login') {
             await fetch(`${fake.url}/api/auth/logout`, { method: 'POST' });
             await page.goto(fake.url);
+            await page.evaluate(() => localStorage.clear());
+            await page.reload();
             await page.getByLabel('User name').waitFor();
           } else {
             fake.logIn();

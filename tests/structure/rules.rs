@@ -57,6 +57,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer(
         "control",
         &[
+            "admission",
             "auth",
             "config",
             "http1",
@@ -146,6 +147,12 @@ const SLEEPING_TESTS: &[(&str, &str)] = &[
         "tests/runtime.rs",
         "the sleeping task is the subject: it must be cut off while it sleeps",
     ),
+];
+
+/// What looks like the name of a metric and is none.
+const NOT_METRICS: &[&str] = &[
+    // The cookie of the control API.
+    "llm_router_session",
 ];
 
 const FILE_LINES_MAX: usize = 800;
@@ -310,6 +317,7 @@ pub(crate) fn metric_names(sources: &[Source]) -> Vec<String> {
         for (index, token) in source.tokens.iter().enumerate() {
             if let Kind::Text(text) = &token.kind
                 && text.contains("llm_router_")
+                && !NOT_METRICS.contains(&text.as_str())
                 && !source.is_test_code(index)
             {
                 out.push(format!(

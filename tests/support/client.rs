@@ -99,7 +99,8 @@ impl RawClient {
         Self::over(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Self {
+    /// A client over a connection that exists.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         Self {

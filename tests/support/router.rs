@@ -176,7 +176,7 @@ impl RouterConfig {
         Router::start(&self)
     }
 
-    fn to_toml(&self, data_dir: &str) -> String {
+    pub fn to_toml(&self, data_dir: &str) -> String {
         let mut toml = String::new();
         let data_dir = match &self.data_dir {
             Some(own) => own.to_str().unwrap(),
@@ -203,8 +203,12 @@ pub struct Router {
     pid: Pid,
     address: SocketAddr,
     stderr: Arc<Mutex<Vec<String>>>,
-    directory: PathBuf,
+    config: RouterConfig,
+    directory: Arc<Directory>,
 }
+
+/// The working and data directory of a router; removed with the last router in it.
+struct Directory(PathBuf);
 
 impl Router {
     /// Starts the binary and waits until it is ready.
@@ -214,8 +218,13 @@ impl Router {
         let directory =
             std::env::temp_dir().join(format!("llm-router-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let file = directory.join("config.toml");
-        fs::write(&file, config.to_toml(directory.to_str().unwrap())).unwrap();
+        Self::start_in(Arc::new(Directory(directory)), config)
+    }
+
+    fn start_in(directory: Arc<Directory>, config: &RouterConfig) -> Self {
+        let path = &directory.0;
+        let file = path.join("config.toml");
+        fs::write(&file, config.to_toml(path.to_str().unwrap())).unwrap();
 
         let binary = env!("CARGO_BIN_EXE_llm-router");
         let mut command = match config.open_files {
@@ -235,7 +244,7 @@ impl Router {
             .arg(&file)
             .env_clear()
             .env("RUST_BACKTRACE", "1")
-            .current_dir(&directory)
+            .current_dir(path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -255,6 +264,7 @@ impl Router {
             pid,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             stderr,
+            config: config.clone(),
             directory,
         };
         router.address = router.wait_for_address();
@@ -308,6 +318,41 @@ impl Router {
         });
     }
 
+    /// Kills the process and starts another one with the same configuration and data; does not wait for its
+    /// nodes.
+    pub fn killed_and_started_again(self) -> Self {
+        {
+            let mut child = self.child.lock().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let config = self.config.clone().without_waiting_for_nodes();
+        Self::start_in(Arc::clone(&self.directory), &config)
+    }
+
+    /// Makes an API key with this scope, as an operator does on the command line, and waits until the router
+    /// knows it.
+    pub fn make_key(&self, scope: &str) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_llm-router"))
+            .args(["keys", "create", "--name", "test", "--scopes", scope])
+            .arg("--config")
+            .arg(self.directory.0.join("config.toml"))
+            .env_clear()
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        eventually("the key is known", || {
+            let mut client = self.connect();
+            let request = format!(
+                "GET /api/nodes HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer {key}\r\n\r\n"
+            );
+            client.send(request.as_bytes());
+            client.response().status != 401
+        });
+        key
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -359,6 +404,23 @@ impl Router {
         kill(self.pid, signal).unwrap();
     }
 
+    /// Replaces the configuration file, as an editor does; nothing reads it before it is told to.
+    pub fn rewrite(&self, config: &RouterConfig) {
+        let directory = self.directory.0.to_str().unwrap();
+        self.rewrite_with(&config.to_toml(directory));
+    }
+
+    /// The same with any text.
+    pub fn rewrite_with(&self, text: &str) {
+        let written = self.directory.0.join("config.toml.new");
+        fs::write(&written, text).unwrap();
+        fs::rename(&written, self.directory.0.join("config.toml")).unwrap();
+    }
+
+    pub fn remove_config(&self) {
+        fs::remove_file(self.directory.0.join("config.toml")).unwrap();
+    }
+
     /// Asks for a drain.
     pub fn terminate(&self) {
         self.signal(Signal::SIGTERM);
@@ -387,9 +449,14 @@ impl Router {
         self.stderr.lock().unwrap().join("\n")
     }
 
+    /// Where a file of the router's working and data directory is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.0.join(name)
+    }
+
     /// A file in the router's working directory; empty when there is none.
     pub fn file(&self, name: &str) -> String {
-        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
+        fs::read_to_string(self.directory.0.join(name)).unwrap_or_default()
     }
 
     /// Resident memory in bytes.
@@ -428,7 +495,6 @@ impl Drop for Router {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = fs::remove_dir_all(&self.directory);
         let stderr = self
             .stderr
             .lock()
@@ -442,5 +508,11 @@ impl Drop for Router {
                 "the router panicked:\n{stderr}"
             );
         }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -4,7 +4,10 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::StoreError;
@@ -23,7 +26,7 @@ pub(super) fn file_path(directory: &Path) -> PathBuf {
     directory.join("api-keys.json")
 }
 
-/// Takes the writers' lock, waiting for another writer; released on drop or by the kernel when the
+/// Takes the writers' lock, waiting a while for another writer; released on drop or by the kernel when the
 /// process dies. The lock has its own file because the key file is replaced under it.
 pub(super) fn lock(directory: &Path) -> Result<Flock<File>, StoreError> {
     DirBuilder::new()
@@ -39,8 +42,18 @@ pub(super) fn lock(directory: &Path) -> Result<Flock<File>, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| failed("lock", &path)(io::Error::from(errno)))
+    let until = Instant::now() + LOCK_PATIENCE;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < until => {
+                file = back;
+                thread::park_timeout(LOCK_PAUSE);
+            }
+            Err((_, errno)) => return Err(failed("lock", &path)(io::Error::from(errno))),
+        }
+    }
 }
 
 /// The whole file, or `None` if there is none.
@@ -122,3 +135,6 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError
 
 /// Several times the size of a full file.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long another writer is waited for; each takes milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);

@@ -1,5 +1,4 @@
 //! One request as its handler sees it, and reading its body.
-#![allow(dead_code, reason = "lists with filters come with the history")]
 
 use serde::de::DeserializeOwned;
 use simd_json::ErrorType;

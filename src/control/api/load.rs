@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use crate::admission::Backpressure;
 use crate::openai::ApiError;
 use crate::proxy::Shared;
 use crate::telemetry::{LoadStatus, QueueStats};
@@ -14,11 +15,13 @@ use super::{Call, Context, Reply};
 #[derive(Serialize)]
 pub(super) struct LoadBody {
     backpressure_state: &'static str,
-    queue_size: u32,
+    #[serde(skip)]
+    backpressure: Backpressure,
+    pub(super) queue_size: u32,
     max_queue_size: u32,
     load_ratio: f64,
-    cache_hit_rate: f64,
-    active_connections: u64,
+    pub(super) cache_hit_rate: f64,
+    pub(super) active_connections: u64,
     stats: LoadStatsBody,
 }
 
@@ -70,6 +73,11 @@ impl LoadBody {
         let table = shared.directory.snapshot();
         shared.scrape(&table, None).load_status().into()
     }
+
+    /// The state as the metrics count it: 0, 1 or 2.
+    pub(super) fn backpressure_number(&self) -> u8 {
+        self.backpressure as u8
+    }
 }
 
 impl QueueBody {
@@ -84,6 +92,7 @@ impl From<LoadStatus> for LoadBody {
     fn from(status: LoadStatus) -> Self {
         Self {
             backpressure_state: status.backpressure.as_str(),
+            backpressure: status.backpressure,
             queue_size: status.queue_size,
             max_queue_size: status.max_queue_size,
             load_ratio: status.load_ratio,

@@ -5,12 +5,15 @@
 //! plain function that returns a [`Reply`] or an [`ApiError`]; a panic in it ends as a 500 and the thread goes
 //! on. Handlers that need another thread ask it through a bounded channel, with a time limit.
 
+mod auth;
 mod call;
+mod events;
 mod history;
 mod keys;
 mod load;
 mod nodes;
 mod query;
+mod reload;
 mod reply;
 mod rights;
 mod table;
@@ -23,16 +26,21 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
+use crate::config::{Config, is_loopback};
 use crate::openai::ApiError;
 use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
 use crate::proxy::{Notice, Shared};
+use crate::runtime;
 use crate::store::Store;
 use crate::telemetry::log;
 
 use super::keys::KeyFile;
 use super::nodes::NodeDesk;
+use super::reload::Reloader;
 
+use auth::Logins;
 use call::Call;
+use events::Sampler;
 use reply::{Next, Reply};
 
 /// What handlers work with.
@@ -41,8 +49,14 @@ struct Context {
     shared: Arc<Shared>,
     /// The key file, and who publishes it.
     key_file: Arc<KeyFile>,
+    /// Who is logged in.
+    logins: Logins,
+    /// Makes the live events.
+    sampler: Sampler,
     /// The database.
     store: Store,
+    /// Replaces the configuration.
+    reloader: Arc<Reloader>,
     /// Where nodes are asked about and changed.
     nodes: NodeDesk,
 }
@@ -51,6 +65,7 @@ struct Context {
 pub(super) fn start(
     shared: &Arc<Shared>,
     key_file: &Arc<KeyFile>,
+    reloader: &Arc<Reloader>,
     store: Store,
     nodes: &NodeDesk,
     calls: &Receiver<ApiCall>,
@@ -58,19 +73,35 @@ pub(super) fn start(
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
+        logins: Logins::new(store.clone()),
+        sampler: Sampler::start(shared, nodes)?,
         store,
+        reloader: Arc::clone(reloader),
         nodes: nodes.clone(),
     });
+    warn_of_default_password(&shared.config.current());
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());
         let thread = thread::Builder::new().name(format!("api-{index}"));
         thread.spawn(move || {
+            // A login shall not take the time of requests.
+            if let Err(error) = runtime::lower_priority() {
+                log::debug(format_args!("the control API keeps its priority: {error}"));
+            }
             for call in calls {
                 serve(&context, call);
             }
         })?;
     }
     Ok(())
+}
+
+fn warn_of_default_password(config: &Config) {
+    if config.auth.admin_password.is_default() && !is_loopback(config.server.host) {
+        log::warn(format_args!(
+            "auth.admin_password is the default: logins are refused from other machines than this one"
+        ));
+    }
 }
 
 /// Answers one call; one nobody waits for any more is dropped.
@@ -87,7 +118,7 @@ fn serve(context: &Context, call: ApiCall) {
     let outcome = guarded(|| match question {
         Question::Request(request) => table::answer(context, *request),
         Question::More(continuation) => match continuation.into_state::<Next>() {
-            Some(Next(next)) => next(),
+            Some(Next(next)) => next(context),
             None => Err(ApiError::internal()),
         },
     });

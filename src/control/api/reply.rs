@@ -4,14 +4,18 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiReply, Continuation};
+use crate::proxy::api::{ApiReply, Continuation, More, Watching};
+
+use super::Context;
 
 /// An answer in the making.
 pub(super) struct Reply(ApiReply);
 
 /// How an answer goes on: called on one of the API's threads once the client has taken what it was sent.
 /// The status of what it returns is not sent any more; an error cuts the answer off.
-pub(super) struct Next(pub(super) Box<dyn FnOnce() -> Result<Reply, ApiError> + Send>);
+pub(super) struct Next(pub(super) NextPiece);
+
+type NextPiece = Box<dyn FnOnce(&Context) -> Result<Reply, ApiError> + Send>;
 
 impl Reply {
     /// 200 with `body` as JSON.
@@ -53,7 +57,21 @@ impl Reply {
         mut self,
         next: impl FnOnce() -> Result<Self, ApiError> + Send + 'static,
     ) -> Self {
-        self.0.more = Some(Continuation::new(Next(Box::new(next))));
+        let next = Next(Box::new(|_: &Context| next()));
+        self.0.more = Some(More::Piece(Continuation::new(next)));
+        self
+    }
+
+    /// Goes on with live events. `point` is the last point of the series that this answer holds. `check` is
+    /// called now and then, and says by its own answer whether to go on.
+    #[must_use]
+    pub(super) fn then_live(
+        mut self,
+        point: u64,
+        check: impl FnOnce(&Context) -> Result<Self, ApiError> + Send + 'static,
+    ) -> Self {
+        let check = Continuation::new(Next(Box::new(check)));
+        self.0.more = Some(More::Live(Watching { check, point }));
         self
     }
 

@@ -1,13 +1,14 @@
 //! Who asks, and whether they may.
-#![allow(dead_code, reason = "logins and nodes come next")]
 
 use crate::auth::Scope;
 use crate::auth::key::{KeyIdentity, authenticate};
+use crate::http1::Method;
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiRequest, Credentials};
+use crate::proxy::api::{ApiHead, Credentials};
 use crate::runtime::clock;
 
 use super::Context;
+use super::auth::{COOKIE, is_session_token};
 
 /// What a route asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,31 +24,76 @@ pub(super) enum Right {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Who {
     /// Nobody was asked for.
     Anybody,
+    /// Someone who has logged in.
+    Session {
+        /// Under this name.
+        user: String,
+        /// Unix seconds until which the login is valid.
+        expires_at: u64,
+    },
     /// The owner of an API key.
     Key(KeyIdentity),
+}
+
+/// The credential a request stands on: what it says itself comes before the cookie a browser adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presented<'c> {
+    /// None, or several that contradict one another.
+    Nothing,
+    /// An API key.
+    Key,
+    /// The token of a session.
+    Session {
+        /// It.
+        token: &'c [u8],
+        /// A browser has added it, whoever made it ask.
+        is_cookie: bool,
+    },
 }
 
 /// Whether a request has the right it needs.
 ///
 /// # Errors
-/// 401 without a valid credential, always the same; 403 where the credential is not for this.
+/// 401 without a valid credential, always the same; 403 where the credential is not for this, and where a
+/// page of another origin may be behind it.
 pub(super) fn check(
     context: &Context,
     right: Right,
-    request: &ApiRequest,
+    method: Method,
+    head: &ApiHead,
 ) -> Result<Who, ApiError> {
-    match right {
-        Right::Public | Right::NodeToken => Ok(Who::Anybody),
-        Right::Admin => of_key(context, &request.head.credentials, &[Scope::Admin]),
-        Right::Nodes => {
-            let scopes = [Scope::Nodes, Scope::Admin];
-            of_key(context, &request.head.credentials, &scopes)
+    let scopes: &[Scope] = match right {
+        Right::Public | Right::NodeToken => return Ok(Who::Anybody),
+        Right::Admin => &[Scope::Admin],
+        Right::Nodes => &[Scope::Nodes, Scope::Admin],
+    };
+    match Presented::of(&head.credentials) {
+        Presented::Nothing => Err(ApiError::not_authenticated()),
+        Presented::Key => of_key(context, &head.credentials, scopes),
+        Presented::Session { token, is_cookie } => {
+            let who = of_session(context, token)?;
+            let is_safe = matches!(method, Method::Get | Method::Head);
+            if is_cookie && !is_safe && !is_asked_by_our_page(head) {
+                return Err(ApiError::csrf());
+            }
+            Ok(who)
         }
     }
+}
+
+fn of_session(context: &Context, token: &[u8]) -> Result<Who, ApiError> {
+    let idle = context.shared.config.current().auth.session_idle;
+    let sessions = &context.logins.sessions;
+    let session = sessions.find(token, clock::unix_secs(), idle.as_secs())?;
+    let session = session.ok_or_else(ApiError::not_authenticated)?;
+    Ok(Who::Session {
+        user: session.user,
+        expires_at: session.expires_at,
+    })
 }
 
 fn of_key(context: &Context, credentials: &Credentials, scopes: &[Scope]) -> Result<Who, ApiError> {
@@ -65,5 +111,150 @@ fn of_key(context: &Context, credentials: &Credentials, scopes: &[Scope]) -> Res
         Ok(Who::Key(identity))
     } else {
         Err(ApiError::insufficient_scope())
+    }
+}
+
+impl<'c> Presented<'c> {
+    pub(super) fn of(credentials: &'c Credentials) -> Self {
+        let bearer = credentials
+            .authorization
+            .as_ref()
+            .map(|value| bearer(value));
+        match (bearer, &credentials.x_api_key) {
+            (Some(Some(token)), None) if is_session_token(token) => Self::Session {
+                token,
+                is_cookie: false,
+            },
+            (Some(_), _) | (None, Some(_)) => Self::Key,
+            (None, None) => match credentials.cookie.as_ref().and_then(|line| cookie(line)) {
+                Some(token) => Self::Session {
+                    token,
+                    is_cookie: true,
+                },
+                None => Self::Nothing,
+            },
+        }
+    }
+}
+
+/// What follows `Bearer`, in any case (RFC 9110 section 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(BEARER.len())?;
+    scheme
+        .eq_ignore_ascii_case(BEARER)
+        .then(|| token.trim_ascii())
+}
+
+/// The session cookie of a `Cookie` field; none if it is there twice.
+fn cookie(line: &[u8]) -> Option<&[u8]> {
+    let mut ours = line.split(|byte| *byte == b';').filter_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(COOKIE.as_bytes())?;
+        value.strip_prefix(b"=")
+    });
+    let token = ours.next()?;
+    ours.next().is_none().then_some(token)
+}
+
+/// Whether a page of ours made the browser ask: a page of another origin cannot set this field.
+fn is_asked_by_our_page(head: &ApiHead) -> bool {
+    head.x_requested_with.as_deref() == Some(b"llm-router") && is_own_origin(head)
+}
+
+/// Whether a request comes from no page at all, or from one that we have served.
+pub(super) fn is_own_origin(head: &ApiHead) -> bool {
+    let Some(origin) = head.origin.as_deref() else {
+        return true;
+    };
+    let authority = (origin.strip_prefix(b"http://")).or_else(|| origin.strip_prefix(b"https://"));
+    match (authority, head.host.as_deref()) {
+        (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host),
+        _ => false,
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn credentials(
+        authorization: Option<&str>,
+        key: Option<&str>,
+        line: Option<&str>,
+    ) -> Credentials {
+        let secret = |text: Option<&str>| text.map(|text| Zeroizing::new(text.as_bytes().to_vec()));
+        Credentials {
+            authorization: secret(authorization),
+            x_api_key: secret(key),
+            cookie: secret(line),
+            x_node_token: None,
+        }
+    }
+
+    #[test]
+    fn what_a_request_says_itself_comes_before_its_cookie() {
+        let session = |token: &'static str, is_cookie| Presented::Session {
+            token: token.as_bytes(),
+            is_cookie,
+        };
+        let line = Some("a=b; llm_router_session=st-1;c=d");
+        for (authorization, key, line, expected) in [
+            (None, None, None, Presented::Nothing),
+            (None, None, line, session("st-1", true)),
+            (Some("bearer  st-2"), None, line, session("st-2", false)),
+            (Some("Bearer sk-1"), None, line, Presented::Key),
+            (Some("Basic x"), None, line, Presented::Key),
+            (None, Some("sk-1"), line, Presented::Key),
+            (Some("Bearer st-2"), Some("sk-1"), None, Presented::Key),
+            (None, None, Some("llm_router_session"), Presented::Nothing),
+            (
+                None,
+                None,
+                Some("xllm_router_session=st-1"),
+                Presented::Nothing,
+            ),
+            (
+                None,
+                None,
+                Some("llm_router_session=st-1; llm_router_session=st-2"),
+                Presented::Nothing,
+            ),
+        ] {
+            let credentials = credentials(authorization, key, line);
+            assert_eq!(
+                Presented::of(&credentials),
+                expected,
+                "{authorization:?} {key:?} {line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_our_own_pages_are_our_origin() {
+        let head = |origin: Option<&str>| ApiHead {
+            origin: origin.map(|origin| origin.as_bytes().into()),
+            host: Some(b"router.example:8080".as_slice().into()),
+            ..ApiHead::default()
+        };
+        for origin in [
+            None,
+            Some("http://router.example:8080"),
+            Some("https://Router.example:8080"),
+        ] {
+            assert!(is_own_origin(&head(origin)), "{origin:?}");
+        }
+        for origin in [
+            "null",
+            "",
+            "http://router.example",
+            "http://evil.example",
+            "http://router.example:8080.evil.example",
+            "router.example:8080",
+        ] {
+            assert!(!is_own_origin(&head(Some(origin))), "{origin}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, history, keys, load, nodes};
+use super::{Call, Context, Reply, auth, events, history, keys, load, nodes, reload};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -24,6 +24,10 @@ pub(super) struct Route {
 
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
+    route(Method::Post, "/api/auth/login", Right::Public, auth::login),
+    route(Method::Post, "/api/auth/logout", Right::Admin, auth::logout),
+    route(Method::Get, "/api/auth/me", Right::Admin, auth::me),
+    route(Method::Get, "/api/events", Right::Admin, events::watch),
     route(Method::Get, "/api/history", Right::Admin, history::page),
     route(Method::Get, "/api/history/export", Right::Admin, history::export),
     route(Method::Get, "/api/history/facets", Right::Admin, history::facets),
@@ -32,6 +36,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
+    route(Method::Post, "/api/reload", Right::Admin, reload::reload),
     route(Method::Get, "/api/nodes", Right::Admin, nodes::list),
     route(Method::Post, "/api/nodes", Right::Nodes, nodes::register),
     route(Method::Get, "/api/nodes/{id}", Right::Admin, nodes::get),
@@ -57,7 +62,7 @@ const fn route(method: Method, path: &'static str, right: Right, handler: Handle
 /// 401, 403, 404, 405, 415, and what the handler refuses.
 pub(super) fn answer(context: &Context, request: ApiRequest) -> Result<Reply, ApiError> {
     let (route, id) = find(request.method, &request.path)?;
-    let who = rights::check(context, route.right, &request)?;
+    let who = rights::check(context, route.right, request.method, &request.head)?;
     if !request.body.is_empty() && !is_json(request.head.content_type.as_deref()) {
         return Err(ApiError::unsupported_media_type());
     }

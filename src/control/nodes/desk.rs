@@ -39,6 +39,14 @@ pub(in crate::control) struct NodeDesk {
     resolving: (Sender<()>, Receiver<()>),
 }
 
+/// What the store has kept about nodes.
+#[derive(Default)]
+pub(in crate::control) struct Kept {
+    pub(super) nodes: Vec<StoredNode>,
+    /// Names of those that are to be drained.
+    pub(super) drains: Vec<String>,
+}
+
 /// Why nothing came of it. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::control) enum NodesError {
@@ -202,6 +210,11 @@ impl NodeDesk {
         self.ask(move |nodes, now| nodes.heartbeat(&node, token, report, now))?
     }
 
+    /// Whether every node there is was asked, and the table shows what came of it.
+    pub(in crate::control) fn is_settled(&self) -> bool {
+        self.ask(|nodes, _| nodes.is_settled()).unwrap_or(false)
+    }
+
     /// Takes in what the store has kept.
     ///
     /// # Errors
@@ -215,7 +228,6 @@ impl NodeDesk {
     /// Nodes that are gone get no new requests while running ones finish, new ones start pending, those that
     /// stay keep their state. The inner error is the names of the configuration that registered nodes have;
     /// nothing has changed then.
-    #[allow(dead_code, reason = "the reload comes next")]
     pub(in crate::control) fn replace_configured(
         &self,
         config: Arc<Config>,
@@ -230,10 +242,19 @@ impl NodeDesk {
         Ok(replaced)
     }
 
-    fn restore_alone(&self) -> Result<(), NodesError> {
+    /// What the store has kept.
+    ///
+    /// # Errors
+    /// [`NodesError::StoreUnavailable`].
+    pub(in crate::control) fn kept(&self) -> Result<Kept, NodesError> {
         let nodes = self.store.nodes().map_err(NodesError::of_store)?;
         let drains = self.store.drains().map_err(NodesError::of_store)?;
-        self.ask(move |known, now| known.restore(nodes, drains, now))
+        Ok(Kept { nodes, drains })
+    }
+
+    fn restore_alone(&self) -> Result<(), NodesError> {
+        let kept = self.kept()?;
+        self.ask(move |nodes, now| nodes.restore(kept, now))
     }
 
     fn admit(&self, stored: &StoredNode, settings: NodeConfig) -> Result<NodeView, NodesError> {

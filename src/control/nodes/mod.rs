@@ -25,7 +25,7 @@ use super::probe::{Outcome, PROBERS_MAX, Probe, RegistrationRules};
 
 use member::{LastProbe, Member, Origin, Registration};
 
-pub(super) use desk::{NodeChange, NodeDesk, NodesError, Tasks};
+pub(super) use desk::{Kept, NodeChange, NodeDesk, NodesError, Tasks};
 pub(super) use member::Heartbeat;
 pub(super) use name::NodeRef;
 pub(super) use view::NodeView;
@@ -307,6 +307,15 @@ impl Nodes {
 
     fn view(&self, member: &Member) -> NodeView {
         NodeView::of(member, self.state(member), &self.table)
+    }
+
+    /// The node, or why it is not known.
+    fn find_or_say(&self, node: &NodeRef) -> Result<&Member, NodesError> {
+        let is_awaited = matches!(node, NodeRef::Registered(_)) && !self.is_restored;
+        self.find(node).ok_or(match is_awaited {
+            true => NodesError::StoreUnavailable,
+            false => NodesError::NotFound,
+        })
     }
 
     fn find(&self, node: &NodeRef) -> Option<&Member> {

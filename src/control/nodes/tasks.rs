@@ -11,7 +11,7 @@ use crate::runtime::clock;
 use crate::store::{Credential, StoredNode};
 use crate::telemetry::log;
 
-use super::desk::NodesError;
+use super::desk::{Kept, NodesError};
 use super::member::{Heartbeat, Member, Origin, Registration};
 use super::{NodeRef, NodeView, Nodes, Watch, alias_spec};
 
@@ -33,7 +33,7 @@ impl Nodes {
     }
 
     pub(super) fn get(&self, node: &NodeRef) -> Result<NodeView, NodesError> {
-        let member = self.find(node).ok_or(NodesError::NotFound)?;
+        let member = self.find_or_say(node)?;
         Ok(self.view(member))
     }
 
@@ -88,7 +88,7 @@ impl Nodes {
 
     /// A registered node as the store keeps it.
     pub(super) fn stored(&self, node: &NodeRef) -> Result<StoredNode, NodesError> {
-        let member = self.find(node).ok_or(NodesError::NotFound)?;
+        let member = self.find_or_say(node)?;
         member.stored().ok_or(NodesError::IsOfFile)
     }
 
@@ -109,7 +109,7 @@ impl Nodes {
         is_drained: bool,
         now: Duration,
     ) -> Result<NodeView, NodesError> {
-        let serial = self.find(node).ok_or(NodesError::NotFound)?.serial;
+        let serial = self.find_or_say(node)?.serial;
         if self.is_stale {
             // The node may be newer than the table.
             self.publish(now);
@@ -133,7 +133,7 @@ impl Nodes {
         report: Heartbeat,
         now: Duration,
     ) -> Result<&'static str, NodesError> {
-        let member = self.find(node).ok_or(NodesError::NotFound)?;
+        let member = self.find_or_say(node)?;
         // In constant time; a node of the file has no token, so nothing is the right one.
         if member.token().is_none_or(|own| *own != token) {
             return Err(NodesError::WrongToken);
@@ -147,14 +147,15 @@ impl Nodes {
             self.publish(now);
         }
         self.judge(serial, HealthEvent::HeartbeatReceived { initializing }, now);
-        let member = self.find(node).ok_or(NodesError::NotFound)?;
+        let member = self.find_or_say(node)?;
         Ok(self.state(member).as_str())
     }
 
     /// Takes in what the store has kept: nodes that are not known yet, and which are to be drained. Names of
     /// the configuration come first.
-    pub(super) fn restore(&mut self, nodes: Vec<StoredNode>, drains: Vec<String>, now: Duration) {
-        for stored in nodes {
+    pub(in crate::control) fn restore(&mut self, kept: Kept, now: Duration) {
+        let drains = kept.drains;
+        for stored in kept.nodes {
             if self.by_id.contains_key(&stored.id) {
                 continue;
             }
@@ -189,8 +190,14 @@ impl Nodes {
         }
     }
 
+    /// Whether every node there is was asked, and the table shows what came of it.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_known = |member: &Member| member.is_drained || member.last_probe.is_some();
+        let is_told = !self.is_stale && self.verdicts.is_empty();
+        self.is_restored && is_told && self.members.values().all(is_known)
+    }
+
     /// See [`NodeDesk::replace_configured`](super::NodeDesk::replace_configured).
-    #[allow(dead_code, reason = "the reload comes next")]
     pub(super) fn replace_configured(
         &mut self,
         config: &Config,
@@ -230,7 +237,6 @@ impl Nodes {
     }
 
     /// Which of these names registered nodes have.
-    #[allow(dead_code, reason = "the reload comes next")]
     fn taken_names(&self, nodes: &[NodeConfig]) -> Vec<String> {
         let is_taken = |name: &str| {
             let known = self.by_name.get(name);

@@ -78,7 +78,7 @@ impl Case {
         let directory = Arc::new(NodeDirectory::default());
         let config = config(configured);
         let mut nodes = Nodes::new(&config, watch(&config), Arc::clone(&directory));
-        nodes.restore(Vec::new(), Vec::new(), Duration::ZERO);
+        nodes.restore(Kept::default(), Duration::ZERO);
         Self {
             nodes,
             directory,
@@ -231,6 +231,9 @@ fn nothing_is_registered_before_the_store_was_read() {
     let nodes = Nodes::new(&config, watch(&config), directory);
     let plan = nodes.plan(&settings("a", 1));
     assert_eq!(plan.unwrap_err(), NodesError::StoreUnavailable);
+    // Nor is a node that may have registered before told that there is none.
+    let unknown = nodes.get(&NodeRef::Registered(7));
+    assert_eq!(unknown, Err(NodesError::StoreUnavailable));
 }
 
 #[test]
@@ -318,8 +321,8 @@ fn a_drained_node_stays_so_over_a_move_and_a_restart() {
 
     let mut later = Case::new(&[settings("file", 1)]);
     let drains = vec!["file".to_owned(), "r".to_owned(), "gone".to_owned()];
-    let kept = vec![stored(7, "r", 2), stored(9, "file", 3), stored(8, "s", 4)];
-    later.nodes.restore(kept, drains, later.now);
+    let nodes = vec![stored(7, "r", 2), stored(9, "file", 3), stored(8, "s", 4)];
+    later.nodes.restore(Kept { nodes, drains }, later.now);
     later.pass(20 * SECOND, good);
     let states = ["file", "r", "s"].map(|name| later.state(name));
     assert_eq!(states, ["draining", "draining", "online"]);

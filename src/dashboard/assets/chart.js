@@ -10,14 +10,15 @@ export const SPAN_SECS = 900;
 export function lineChart({ label, format, scale = format, top = 1, steps = false }) {
   const area = svg('path', { class: 'area' });
   const line = svg('path', { class: 'line' });
-  const cursor = svg('line', { class: 'cursor', y1: 0, y2: HEIGHT });
+  const cursor = svg('line', { class: 'cursor', y1: 0 });
+  const floor = svg('line', { class: 'grid', x1: 0, x2: '100%' });
   const dot = svg('circle', { class: 'dot', r: 3.5 });
   const marks = svg('g', { class: 'marks' }, cursor, dot);
   const drawing = svg(
     'svg',
-    { class: 'plot', 'aria-hidden': 'true', preserveAspectRatio: 'none' },
+    { class: 'plot', 'aria-hidden': 'true' },
     svg('line', { class: 'grid', x1: 0, x2: '100%', y1: PAD, y2: PAD }),
-    svg('line', { class: 'grid', x1: 0, x2: '100%', y1: HEIGHT - 1, y2: HEIGHT - 1 }),
+    floor,
     area,
     line,
     marks,
@@ -46,6 +47,7 @@ export function lineChart({ label, format, scale = format, top = 1, steps = fals
   marks.setAttribute('visibility', 'hidden');
 
   let width = 0;
+  let height = 0;
   let points = [];
   let end = 0;
   let highest = top;
@@ -53,13 +55,13 @@ export function lineChart({ label, format, scale = format, top = 1, steps = fals
   let readingAt = null;
 
   const x = (at) => width * (1 - (end - at) / SPAN_SECS);
-  const y = (value) => PAD + (HEIGHT - PAD - 1) * (1 - value / highest);
+  const y = (value) => PAD + (height - PAD - 1) * (1 - value / highest);
 
   function draw() {
     if (width === 0) return;
     const runs = split(points);
     setAttribute(line, 'd', runs.map((run) => path(run, x, y, steps)).join(''));
-    setAttribute(area, 'd', runs.map((run) => closed(run, x, y, steps)).join(''));
+    setAttribute(area, 'd', runs.map((run) => closed(run, x, y, steps, height - 1)).join(''));
     setText(maximum, points.length > 0 ? scale(highest) : '');
     drawCursor();
   }
@@ -136,10 +138,13 @@ export function lineChart({ label, format, scale = format, top = 1, steps = fals
   node.addEventListener('keydown', key);
   const observer = new ResizeObserver(([entry]) => {
     width = Math.round(entry.contentRect.width);
-    drawing.setAttribute('viewBox', `0 0 ${Math.max(1, width)} ${HEIGHT}`);
+    height = Math.round(entry.contentRect.height);
+    drawing.setAttribute('viewBox', `0 0 ${Math.max(1, width)} ${Math.max(1, height)}`);
+    for (const [line, end] of [[floor, height - 1], [cursor, height]]) line.setAttribute('y2', end);
+    floor.setAttribute('y1', height - 1);
     draw();
   });
-  observer.observe(node);
+  observer.observe(drawing);
 
   return {
     node,
@@ -189,8 +194,7 @@ function path(run, x, y, steps) {
   return d;
 }
 
-function closed(run, x, y, steps) {
-  const floor = round(HEIGHT - 1);
+function closed(run, x, y, steps, floor) {
   return `${path(run, x, y, steps)}V${floor}H${round(x(run[0].at))}Z`;
 }
 
@@ -205,6 +209,5 @@ function roundUp(value) {
   return step * power;
 }
 
-const HEIGHT = 72;
 const PAD = 4;
 const GAP_SECS = 16;

@@ -72,8 +72,13 @@ export function longDuration(secs) {
   return rest > 0 ? `${head} ${rest} ${next[0]}` : head;
 }
 
+// One unit: it is read at a glance, and the exact time is a hover away.
 export function ago(unixSecs, nowSecs) {
-  return isKnown(unixSecs) ? `${longDuration(Math.max(0, nowSecs - unixSecs))} ago` : NONE;
+  if (!isKnown(unixSecs)) return NONE;
+  const secs = Math.max(0, nowSecs - unixSecs);
+  if (secs < 2) return 'just now';
+  const size = [86_400, 3600, 60].find((unit) => secs >= unit) ?? 1;
+  return `${longDuration(Math.floor(secs / size) * size)} ago`;
 }
 
 export function bytes(value) {

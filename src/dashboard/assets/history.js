@@ -3,7 +3,7 @@
 
 import { get } from './api.js';
 import { el, icon, newId, setAttribute, setHidden, setText } from './dom.js';
-import { bytes, count, duration, fullDateTime, shortDateTime } from './format.js';
+import { bytes, count, duration, fullDateTime, isKnown, shortDateTime } from './format.js';
 import { live } from './live.js';
 import { button, empty, failed, loading, select, table } from './ui.js';
 
@@ -269,7 +269,7 @@ function recordRow(record) {
       model,
       el('span', {}, record.node || '–'),
       el('span', {}, duration(record.duration_ms)),
-      el('span', {}, count(record.total_tokens)),
+      el('span', { class: isKnown(record.total_tokens) ? '' : 'none' }, count(record.total_tokens)),
       statusBadge(record),
     ],
     after: details,
@@ -296,7 +296,8 @@ function phases(record) {
   const total = parts.reduce((sum, part) => sum + part.ms, 0);
   const bar = el('div', { class: 'phase-bar', 'aria-hidden': 'true' }, parts.filter((part) => part.ms > 0).map((part) => {
     const piece = el('span', { class: `phase phase-${part.index}`, title: `${part.words}: ${duration(part.ms)}` });
-    piece.style.flexGrow = String(part.ms);
+    // In thousandths: parts whose sum is below one would not fill the bar.
+    piece.style.flexGrow = String((part.ms / total) * 1000);
     return piece;
   }));
   const legend = el('dl', { class: 'legend' }, parts.map((part) => el(
@@ -305,7 +306,7 @@ function phases(record) {
     el('dt', {}, el('span', { class: `swatch phase-${part.index}`, 'aria-hidden': 'true' }), part.words),
     el('dd', {}, duration(part.ms), total > 0 && part.ms > 0 && el('span', { class: 'faint' }, ` ${shareWords(part.ms / total)}`)),
   )));
-  return el('section', { class: 'phases' }, el('h3', {}, 'Phases'), bar, legend);
+  return el('section', { class: 'phases' }, el('h2', {}, 'Phases'), bar, legend);
 }
 
 function shareWords(ratio) {
@@ -327,7 +328,7 @@ function facts(record) {
     ['Key', record.key_id ?? '–'],
     ['Request id', record.request_id ?? '–'],
   ];
-  return el('section', { class: 'facts' }, el('h3', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
+  return el('section', { class: 'facts' }, el('h2', {}, 'Details'), el('dl', {}, rows.map(([term, value]) => el('div', {}, el('dt', {}, term), el('dd', {}, value)))));
 }
 
 function endWords(record) {

@@ -33,16 +33,20 @@ let lastState = '';
 let lastPressure = '';
 
 async function boot() {
+  if (!mayHaveSession()) {
+    leave();
+    return;
+  }
   try {
     const { user } = await whoAmI();
     enter(user);
   } catch (failure) {
-    if (failure.status === 401) leave();
-    else leave(failure.status === 0 ? 'The router does not answer.' : failure.message);
+    leave(failure.status === 401 ? 'Your session has ended.' : failure.message);
   }
 }
 
 function enter(user) {
+  remember(SESSION, 'yes');
   userName = user?.username ?? '';
   login.replaceChildren();
   setHidden(login, true);
@@ -53,6 +57,7 @@ function enter(user) {
 
 // Back to the login page; the address stays, so that a login returns to the same place.
 function leave(message) {
+  remember(SESSION, 'no');
   stop();
   closeDialogs();
   page?.destroy?.();
@@ -143,11 +148,7 @@ function setUpTheme() {
   button.addEventListener('click', () => {
     current = { system: 'light', light: 'dark', dark: 'system' }[current];
     show(current);
-    try {
-      localStorage.setItem(THEME, current);
-    } catch {
-      // Without storage the choice lasts as long as the page.
-    }
+    remember(THEME, current);
   });
 }
 
@@ -163,7 +164,25 @@ async function logOut() {
   leave('You have logged out.');
 }
 
+// Whether to ask who we are at all: the cookie itself cannot be seen from here.
+function mayHaveSession() {
+  try {
+    return localStorage.getItem(SESSION) === 'yes';
+  } catch {
+    return true;
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // Without storage it lasts as long as the page.
+  }
+}
+
 const THEME = 'llm-router.theme';
+const SESSION = 'llm-router.session';
 
 whenSessionEnds(() => {
   if (!shell.hidden) leave('Your session has ended. Log in to return to where you were.');

@@ -76,7 +76,7 @@ function loadFigures() {
     figure({
       title: 'Cache Hit Rate',
       value: ({ load }) => ratioParts(load.cache_hit_rate),
-      words: () => 'choices of a node that used a kept list',
+      words: () => 'of the choices of a node used the cache',
       line: {
         point: (point) => point.cache_hit_rate,
         snapshot: ({ load }) => load.cache_hit_rate,

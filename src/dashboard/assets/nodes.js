@@ -237,7 +237,7 @@ function machineWords(heartbeat) {
   if (heartbeat.initializing) parts.push('starting up');
   for (const [key, word] of [['cpu_usage', 'CPU'], ['memory_usage', 'memory'], ['gpu_usage', 'GPU'], ['gpu_memory_usage', 'GPU memory']]) {
     const value = heartbeat[key];
-    if (typeof value === 'number') parts.push(`${word} ${percent(value > 1 ? value / 100 : value)}`);
+    if (typeof value === 'number') parts.push(`${word} ${percent(value / 100)}`);
   }
   return parts.join(' · ');
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::http1::{Method, RequestHead};
 use crate::openai::ApiError;
 
-use super::Ticket;
+use super::{Ticket, Watching};
 
 /// One call, to be answered exactly once.
 pub struct ApiCall {
@@ -50,7 +50,7 @@ pub struct ApiRequest {
 }
 
 /// The fields of a head that the control API looks at.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct ApiHead {
     /// Who asks.
     pub credentials: Credentials,
@@ -65,7 +65,7 @@ pub struct ApiHead {
 }
 
 /// Everything a client may prove itself with, unchecked.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Credentials {
     /// `Authorization`.
     pub authorization: Option<Zeroizing<Vec<u8>>>,
@@ -98,11 +98,19 @@ pub struct ApiReply {
     pub fields: Vec<(&'static str, String)>,
     /// The body, or its next piece.
     pub body: Vec<u8>,
-    /// There is more: the worker sends this piece and then asks for the next.
-    pub more: Option<Continuation>,
+    /// There is more, once this was sent.
+    pub more: Option<More>,
 }
 
-/// How an answer goes on; only the control side knows what is in it. Dropped when the client leaves.
+/// How an answer goes on.
+pub enum More {
+    /// With a piece the worker asks for.
+    Piece(Continuation),
+    /// With what happens.
+    Live(Watching),
+}
+
+/// The state of an answer that goes on; only the control side knows what is in it. Dropped when the client leaves.
 pub struct Continuation(Box<dyn Any + Send>);
 
 impl Continuation {

@@ -12,6 +12,7 @@
 
 mod call;
 mod desk;
+mod live;
 mod write;
 
 use http::StatusCode;
@@ -28,12 +29,14 @@ use super::request::Request;
 use super::trace::Trace;
 
 pub use call::{
-    Answer, ApiCall, ApiReply, ApiRequest, Continuation, Credentials, Outcome, Question,
+    Answer, ApiCall, ApiHead, ApiReply, ApiRequest, Continuation, Credentials, More, Outcome,
+    Question,
 };
 pub use desk::{CALLS_MAX, Ticket};
+pub use live::{Frame, Live, Watching};
 
-pub(super) use call::ApiHead;
 pub(super) use desk::Desk;
+pub(super) use live::Viewers;
 
 /// Answers a request to the control API.
 ///
@@ -53,15 +56,38 @@ pub(super) async fn answer(
     let question = question(client, request, &mut body);
     drop(body);
     let mut reply = ask(worker, client, question).await?;
-    let Some(mut more) = reply.more.take() else {
-        return Ok(write::whole(worker, client, request, &reply, trace).await);
-    };
-    let mut stream = write::begin(worker, client, request, &reply, trace).await?;
-    if request.method == Method::Head {
-        return Ok(stream.after());
+    let more = reply.more.take();
+    let is_head = request.method == Method::Head;
+    match more {
+        None => Ok(write::whole(worker, client, request, &reply, trace).await),
+        Some(More::Piece(next)) => {
+            let stream = write::begin(worker, client, request, &reply, trace).await?;
+            match is_head {
+                true => Ok(stream.after()),
+                false => send_pieces(worker, client, stream, next, trace).await,
+            }
+        }
+        Some(More::Live(watching)) => {
+            let _viewer = worker.shared.live.watch()?;
+            let stream = write::begin(worker, client, request, &reply, trace).await?;
+            match is_head {
+                true => Ok(stream.after()),
+                false => live::follow(worker, client, stream, watching, trace).await,
+            }
+        }
     }
+}
+
+/// Sends the rest of an answer that has begun, each piece once the client has taken the one before.
+async fn send_pieces(
+    worker: &Worker,
+    client: &mut Downstream,
+    mut stream: write::ReplyStream,
+    mut next: Continuation,
+    trace: &mut Trace<'_>,
+) -> Result<After, Stop> {
     loop {
-        let piece = match ask(worker, client, Question::More(more)).await {
+        let piece = match ask(worker, client, Question::More(next)).await {
             Ok(piece) => piece,
             // The head is out: all that is left is not to pretend that the answer is whole.
             Err(Stop::Answer(..)) => return Err(Stop::Cut),
@@ -69,8 +95,8 @@ pub(super) async fn answer(
         };
         stream.piece(worker, client, &piece.body, trace).await?;
         match piece.more {
-            Some(further) => more = further,
-            None => return Ok(stream.end(worker, client).await?),
+            Some(More::Piece(further)) => next = further,
+            Some(More::Live(_)) | None => return Ok(stream.end(worker, client).await?),
         }
     }
 }

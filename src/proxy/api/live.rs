@@ -1,0 +1,241 @@
+//! Live events: made once by the control side, sent by each worker to those of its clients who watch. Whoever
+//! is slow gets the newest frame next and has missed those between.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::openai::ApiError;
+use crate::runtime::{self, clock};
+
+use super::super::Worker;
+use super::super::downstream::Downstream;
+use super::super::exchange::{After, Stop};
+use super::super::trace::Trace;
+use super::write::ReplyStream;
+use super::{Continuation, More, Question, ask};
+
+/// What there is to be seen, and how many watch.
+pub struct Live {
+    frame: ArcSwap<Frame>,
+    viewers: AtomicU32,
+}
+
+/// What was made at one time: events in the form they are sent in.
+pub struct Frame {
+    /// Counts frames, from 1.
+    pub number: u64,
+    /// When it was made.
+    pub made_at: Instant,
+    /// The state of everything.
+    pub snapshot: Vec<u8>,
+    /// The latest points of the series with their numbers, oldest first: each viewer gets each once.
+    pub points: Vec<(u64, Arc<[u8]>)>,
+}
+
+/// How an answer goes on with live events.
+pub struct Watching {
+    /// Asked now and then: its answer is sent, and says whether to go on.
+    pub check: Continuation,
+    /// The number of the last point that was sent.
+    pub point: u64,
+}
+
+/// One who watches; counted until it is dropped.
+pub(super) struct Viewer<'l>(&'l AtomicU32);
+
+/// The exchanges of a worker that wait for the next frame.
+#[derive(Default)]
+pub(in crate::proxy) struct Viewers(RefCell<Vec<Waker>>);
+
+impl Live {
+    /// Nothing to be seen yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            frame: ArcSwap::from_pointee(Frame {
+                number: 0,
+                made_at: Instant::now(),
+                snapshot: Vec::new(),
+                points: Vec::new(),
+            }),
+            viewers: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether anyone watches.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.viewers.load(Ordering::Relaxed) > 0
+    }
+
+    pub(in crate::proxy) fn show(&self, frame: Frame) {
+        self.frame.store(Arc::new(frame));
+    }
+
+    pub(super) fn watch(&self) -> Result<Viewer<'_>, ApiError> {
+        let next = |count: u32| (count < VIEWERS_MAX).then_some(count + 1);
+        self.viewers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .map(|_| Viewer(&self.viewers))
+            .map_err(|_| ApiError::too_many_viewers())
+    }
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Viewer<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Viewers {
+    /// There is a new frame.
+    pub(in crate::proxy) fn wake(&self) {
+        for waker in self.0.take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, waker: &Waker) {
+        let mut waiting = self.0.borrow_mut();
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+}
+
+/// Sends frames until the check says that it is over, the client leaves or the process drains.
+///
+/// # Errors
+/// When the client is gone, or nobody answers the check.
+pub(super) async fn follow(
+    worker: &Worker,
+    client: &mut Downstream,
+    mut stream: ReplyStream,
+    watching: Watching,
+    trace: &mut Trace<'_>,
+) -> Result<After, Stop> {
+    let Watching { mut check, point } = watching;
+    let mut seen = Seen::new(&worker.shared.live.frame.load(), point);
+    let mut check_at = clock::now() + CHECK_INTERVAL;
+    while !worker.is_draining() {
+        let left = check_at.saturating_duration_since(clock::now());
+        let next = runtime::timeout(left, next_frame(worker, seen.frame));
+        if let Some(frame) = client.inlet.watch(next).await? {
+            let events = seen.take(&frame);
+            stream.piece(worker, client, &events, trace).await?;
+            continue;
+        }
+        let answer = match ask(worker, client, Question::More(check)).await {
+            Ok(answer) => answer,
+            Err(Stop::Answer(..)) => return Err(Stop::Cut),
+            Err(stop) => return Err(stop),
+        };
+        stream.piece(worker, client, &answer.body, trace).await?;
+        check = match answer.more {
+            Some(More::Live(watching)) => watching.check,
+            Some(More::Piece(_)) | None => break,
+        };
+        check_at = clock::now() + CHECK_INTERVAL;
+    }
+    Ok(stream.end(worker, client).await?)
+}
+
+/// The first frame with another number than `seen`.
+async fn next_frame(worker: &Worker, seen: u64) -> Arc<Frame> {
+    poll_fn(|context| {
+        let frame = worker.shared.live.frame.load();
+        if frame.number == seen {
+            worker.viewers.wait(context.waker());
+            Poll::Pending
+        } else {
+            Poll::Ready(Arc::clone(&frame))
+        }
+    })
+    .await
+}
+
+/// What one viewer has been sent.
+struct Seen {
+    frame: u64,
+    point: u64,
+}
+
+impl Seen {
+    /// A frame that was made just now is shown to a new viewer; an old one would show the past.
+    fn new(frame: &Frame, point: u64) -> Self {
+        let is_fresh = frame.number > 0 && frame.made_at.elapsed() < FRESH;
+        let frame = if is_fresh { 0 } else { frame.number };
+        Self { frame, point }
+    }
+
+    fn take(&mut self, frame: &Frame) -> Vec<u8> {
+        let mut events = frame.snapshot.clone();
+        for (number, point) in &frame.points {
+            if *number > self.point {
+                self.point = *number;
+                events.extend_from_slice(point);
+            }
+        }
+        self.frame = frame.number;
+        events
+    }
+}
+
+/// Viewers of the whole process.
+const VIEWERS_MAX: u32 = 64;
+/// How often it is looked whether the viewer may still watch.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a frame shows the present.
+const FRESH: Duration = Duration::from_millis(900);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(number: u64, points: &[u64]) -> Frame {
+        Frame {
+            number,
+            made_at: Instant::now(),
+            snapshot: format!("s{number};").into_bytes(),
+            points: (points.iter())
+                .map(|point| (*point, format!("p{point};").into_bytes().into()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_viewer_gets_each_point_once_and_of_the_snapshots_the_newest() {
+        let mut seen = Seen::new(&frame(7, &[1, 2]), 2);
+        assert_eq!(seen.frame, 0, "the frame is fresh");
+        assert_eq!(seen.take(&frame(7, &[1, 2])), b"s7;");
+        assert_eq!(seen.take(&frame(11, &[1, 2, 3, 4])), b"s11;p3;p4;");
+        assert_eq!(seen.take(&frame(12, &[2, 3, 4])), b"s12;");
+        assert_eq!((seen.frame, seen.point), (12, 4));
+    }
+
+    #[test]
+    fn viewers_are_bounded_and_come_down() {
+        let live = Live::new();
+        assert!(!live.is_watched());
+        let mut all: Vec<_> = (0..VIEWERS_MAX)
+            .map(|_| live.watch().ok().unwrap())
+            .collect();
+        assert_eq!(live.watch().err().unwrap().code, "too_many_viewers");
+        all.pop();
+        assert!(live.watch().is_ok());
+        all.clear();
+        assert!(!live.is_watched());
+    }
+}

@@ -1,0 +1,44 @@
+// Runs tests one after the other and counts them. A test is a sentence and a function; it fails by
+// throwing, and by anything a page must never do (see browser.mjs).
+
+export class Counts {
+  passed = 0;
+
+  failed = 0;
+
+  skipped = 0;
+}
+
+export async function runTests(counts, tests, scene) {
+  for (const [title, test] of Object.entries(tests)) {
+    const began = performance.now();
+    let timer;
+    try {
+      const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error('took longer than 60 s')), 60_000); });
+      await Promise.race([test(scene), late]);
+      counts.passed += 1;
+      console.log(`${title} ... ok (${Math.round(performance.now() - began)} ms)`);
+    } catch (error) {
+      counts.failed += 1;
+      console.log(`${title} ... FAIL\n${String(error.stack ?? error).replace(/^/gm, '    ')}`);
+    } finally {
+      clearTimeout(timer);
+      await scene.closePages();
+    }
+  }
+}
+
+export function assert(condition, message) {
+  if (!condition) throw new Error(message);
+}
+
+export function assertEqual(actual, expected, what) {
+  const [left, right] = [JSON.stringify(actual), JSON.stringify(expected)];
+  if (left !== right) throw new Error(`${what}: ${left} instead of ${right}`);
+}
+
+// Nothing a page must never do has happened; `expected` are messages that the test brought about.
+export function assertClean(troubles, expected = []) {
+  const left = troubles.filter((trouble) => !expected.some((pattern) => pattern.test(trouble)));
+  if (left.length > 0) throw new Error(`the page did what it must not:\n${left.join('\n')}`);
+}
