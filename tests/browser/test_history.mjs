@@ -103,8 +103,8 @@ export const tests = {
     const from = Number(new URLSearchParams(page.url().split('?')[1]).get('from'));
     const inBerlin = new Date(from * 1000).toLocaleString('sv-SE', { timeZone: 'Europe/Berlin' }).replace(' ', 'T');
     assertEqual(shown, inBerlin, 'the beginning');
-    await page.getByLabel('To').fill('2001-01-01T00:00:00');
-    await page.getByLabel('To').press('Tab');
+    await page.getByLabel('To', { exact: true }).fill('2001-01-01T00:00:00');
+    await page.getByLabel('To', { exact: true }).press('Tab');
     await page.getByText('Nothing matches').waitFor();
   },
 };

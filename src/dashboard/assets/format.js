@@ -76,6 +76,7 @@ export function longDuration(secs) {
 export function ago(unixSecs, nowSecs) {
   if (!isKnown(unixSecs)) return NONE;
   const secs = Math.max(0, nowSecs - unixSecs);
+  if (secs < 2) return 'just now';
   const size = [86_400, 3600, 60].find((unit) => secs >= unit) ?? 1;
   return `${longDuration(Math.floor(secs / size) * size)} ago`;
 }

@@ -296,7 +296,8 @@ function phases(record) {
   const total = parts.reduce((sum, part) => sum + part.ms, 0);
   const bar = el('div', { class: 'phase-bar', 'aria-hidden': 'true' }, parts.filter((part) => part.ms > 0).map((part) => {
     const piece = el('span', { class: `phase phase-${part.index}`, title: `${part.words}: ${duration(part.ms)}` });
-    piece.style.flexGrow = String(part.ms);
+    // In thousandths: parts whose sum is below one would not fill the bar.
+    piece.style.flexGrow = String((part.ms / total) * 1000);
     return piece;
   }));
   const legend = el('dl', { class: 'legend' }, parts.map((part) => el(
