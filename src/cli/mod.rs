@@ -10,6 +10,7 @@ mod mock_node;
 mod options;
 mod output;
 mod serve;
+mod successor;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

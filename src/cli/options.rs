@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the router
-    Serve(ConfigOptions),
+    Serve(ServeOptions),
     /// Run the router on this machine with three built-in mock nodes; nothing else is needed
     Demo(DemoOptions),
     /// Run one mock OpenAI-compatible inference node
@@ -31,6 +31,17 @@ pub(crate) enum Command {
     Check(ConfigOptions),
     /// Create, list and revoke API keys in the data directory
     Keys(KeysOptions),
+}
+
+/// Options of `serve`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    pub(super) config: ConfigOptions,
+    /// Take over the listening sockets of the router that runs on the same data directory; it finishes
+    /// what it has begun and ends
+    #[arg(long)]
+    pub(super) upgrade: bool,
 }
 
 /// Where the configuration comes from. Secrets are taken from the file and the environment only.

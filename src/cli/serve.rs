@@ -2,25 +2,30 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
-use llm_router::server::{Ending, Server};
+use llm_router::server::{Arrival, Ending, Orders, Server};
 use llm_router::store::{self, StoreThread};
 
-use super::options::ConfigOptions;
-use super::output::{refuse, warn};
+use super::options::ServeOptions;
+use super::output::{note, refuse, warn};
+use super::successor::Successor;
 
-/// A server, and the threads that end after it.
+/// A server, and what goes with it.
 pub(super) struct Running {
     pub(super) server: Server,
     store: Option<StoreThread>,
     reloader: Option<Arc<Reloader>>,
+    /// How the process that takes over is started; nobody takes over from a demo.
+    successor: Option<Successor>,
 }
 
 /// Runs the router until it is told to stop.
-pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
-    let mut sources = options.sources();
+pub(crate) fn serve(options: &ServeOptions) -> ExitCode {
+    let successor = Successor::of_process();
+    let mut sources = options.config.sources();
     let loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(problems),
@@ -28,8 +33,16 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
     warn(&loaded.warnings);
     // A file that was there and is gone is no configuration of defaults, but a mistake.
     sources.file = loaded.file;
-    match start(loaded.config, Some(sources)) {
-        Ok(running) => running.run(),
+    let arrival = match options.upgrade {
+        true => Arrival::Upgrade,
+        false => Arrival::First,
+    };
+    match start(loaded.config, Some(sources), arrival) {
+        Ok(running) => Running {
+            successor: Some(successor),
+            ..running
+        }
+        .run(),
         Err(reason) => refuse(reason),
     }
 }
@@ -38,17 +51,27 @@ pub(crate) fn serve(options: &ConfigOptions) -> ExitCode {
 ///
 /// # Errors
 /// What to tell the operator.
-pub(super) fn start(mut config: Config, sources: Option<Sources>) -> Result<Running, String> {
+pub(super) fn start(
+    mut config: Config,
+    sources: Option<Sources>,
+    arrival: Arrival,
+) -> Result<Running, String> {
     config.seal(None).map_err(ToOwned::to_owned)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
+    let nodes_patience = config.health.probe_timeout + NODES_MARGIN;
     let mut store_thread = None;
     let mut reloader = None;
-    let server = Server::start(config, keys, |shared, inbox| {
+    let server = Server::start(config, keys, arrival, |shared, inbox| {
         let history = Arc::clone(&shared.history);
         let (store, thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
-        reloader = Some(control::start(shared, key_file, sources, store, inbox)?);
+        let control = control::start(shared, key_file, sources, store, inbox)?;
+        // Until then the process before serves, and knows its nodes.
+        if arrival == Arrival::Upgrade && !control.wait_for_nodes(nodes_patience) {
+            note("warning: some nodes have not answered yet; taking over all the same");
+        }
+        reloader = Some(control.reloader);
         Ok(())
     })
     .map_err(|error| error.to_string())?;
@@ -56,23 +79,33 @@ pub(super) fn start(mut config: Config, sources: Option<Sources>) -> Result<Runn
         server,
         store: store_thread,
         reloader,
+        successor: None,
     })
 }
 
 impl Running {
-    /// Serves until a signal ends it, then writes what is still to be written.
+    /// Serves until a signal ends it or another process has taken over, then writes what is still to be
+    /// written.
     pub(super) fn run(self) -> ExitCode {
-        let ending = self.server.run(|| match &self.reloader {
-            Some(reloader) => match reloader.reload() {
-                Ok(reloaded) => reloaded.to_string(),
-                Err(_) => "the last reload was refused; the log says why".to_owned(),
+        let ending = self.server.run(&Orders {
+            reload: &|| reload(self.reloader.as_deref()),
+            upgrade: &|| match &self.successor {
+                Some(successor) => successor.start(),
+                None => note("warning: a demo cannot be upgraded"),
             },
-            None => String::new(),
         });
         if let Some(store) = self.store {
             store.finish();
         }
         exit_code(ending)
+    }
+}
+
+/// Reads the configuration again; what came of it, for the supervisor. The log tells more.
+fn reload(reloader: Option<&Reloader>) -> String {
+    match reloader.map(Reloader::reload) {
+        Some(Ok(reloaded)) => reloaded.to_string(),
+        Some(Err(_)) | None => "the last reload was refused; the log says why".to_owned(),
     }
 }
 
@@ -86,3 +119,5 @@ fn exit_code(ending: Ending) -> ExitCode {
 
 /// Draining had to abort exchanges.
 const DRAIN_ABORTED: u8 = 3;
+/// What is left of the time for a node to answer once a probe has run out of its own.
+const NODES_MARGIN: Duration = Duration::from_secs(2);

@@ -31,8 +31,29 @@ use probe::Probers;
 pub use keys::{KeyFile, load_keys};
 pub use reload::{ReloadRefusal, Reloaded, Reloader};
 
-/// Starts the control thread and the threads of the control API, and returns who reads the configuration
-/// again, from `sources`. The threads end with the process, or when the workers' ends of `inbox` are gone.
+/// The control side, for whoever composes the process.
+pub struct Control {
+    /// Reads the configuration again.
+    pub reloader: Arc<Reloader>,
+    nodes: NodeDesk,
+}
+
+impl Control {
+    /// Waits until every node was asked whether it is there; `false` if one was not within `limit`.
+    pub fn wait_for_nodes(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.nodes.is_settled() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::park_timeout(NODES_POLL);
+        }
+        true
+    }
+}
+
+/// Starts the control thread and the threads of the control API. The configuration is read again from
+/// `sources`. The threads end with the process, or when the workers' ends of `inbox` are gone.
 ///
 /// # Errors
 /// When a thread cannot be started.
@@ -42,7 +63,7 @@ pub fn start(
     sources: Option<Sources>,
     store: Store,
     inbox: ControlInbox,
-) -> io::Result<Arc<Reloader>> {
+) -> io::Result<Control> {
     let key_file = Arc::new(key_file);
     let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
     // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
@@ -60,6 +81,7 @@ pub fn start(
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
+    let asked = desk.clone();
     if !is_restored {
         log::warn(format_args!(
             "registered nodes are missing until the store can be read"
@@ -67,7 +89,10 @@ pub fn start(
         let thread = thread::Builder::new().name("restore".to_owned());
         thread.spawn(move || restore(&desk))?;
     }
-    Ok(reloader)
+    Ok(Control {
+        reloader,
+        nodes: asked,
+    })
 }
 
 /// The nodes of the configuration, and those that the store has kept.
@@ -145,5 +170,7 @@ fn publish_process(shared: &Shared) {
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// The shortest pause between two looks at what is due.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How often nodes that were not asked yet are looked at.
+const NODES_POLL: Duration = Duration::from_millis(5);
 /// How often a store that fails is asked for the registered nodes.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);

@@ -44,8 +44,13 @@ pub enum Notice {
     Frame,
     /// The configuration has been replaced.
     ConfigChanged,
+    /// Begin to accept connections.
+    OpenListeners,
     /// Stop listening, and close the connections that only wait for work.
-    CloseListener,
+    CloseListeners,
+    /// Stop accepting, leave the listening sockets to the process that has taken over, and close the
+    /// connections that only wait for work.
+    ReleaseListeners,
 }
 
 /// What all workers share. Immutable, or replaced whole, or atomic.

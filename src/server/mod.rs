@@ -3,13 +3,16 @@
 //! ```text
 //! main thread   binds the listeners, starts everything, then waits for signals
 //! worker × n    one runtime each, pinned: accept tasks, connections, its pool     (worker.rs)
+//! handover      waits for a process that takes over                               (handover/)
 //! control       probes, keys, snapshots; started by whoever composes the process  (control/)
 //! api × 4       the control API; started with it                                  (control/api/)
 //! access-log    writes access records, if they are on                             (telemetry/)
 //! ```
 
+mod handover;
 mod limits;
 mod signals;
+mod sockets;
 mod supervisor;
 mod worker;
 
@@ -20,7 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
@@ -28,10 +31,12 @@ use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
 use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall, Live};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
-use crate::runtime::{self, Driver, Listener, Preference, clock, mailbox};
+use crate::runtime::{self, Driver, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
 
+use handover::{Giver, Offer};
 use signals::{Request, Signals};
+use sockets::Sockets;
 use supervisor::Supervisor;
 use worker::{Connections, WorkerStart};
 
@@ -67,6 +72,42 @@ pub enum StartError {
     },
 }
 
+/// Where the process gets its listening sockets from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It binds them.
+    First,
+    /// From the process that runs on its data directory, which it succeeds.
+    Upgrade,
+}
+
+/// What signals other than those that end the process ask for; called on the thread that runs the server.
+pub struct Orders<'o> {
+    /// Read the configuration again, and say in a few words what came of it.
+    pub reload: &'o dyn Fn() -> String,
+    /// Start the process that is to take over.
+    pub upgrade: &'o dyn Fn(),
+}
+
+/// Why the process leaves.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    /// A signal.
+    Told,
+    /// This process has taken over.
+    HandedOver(i32),
+}
+
+impl Leaving {
+    /// What the workers are to do.
+    fn notice(self) -> Notice {
+        match self {
+            Self::Told => Notice::CloseListeners,
+            Self::HandedOver(_) => Notice::ReleaseListeners,
+        }
+    }
+}
+
 /// A router that accepts connections.
 pub struct Server {
     address: SocketAddr,
@@ -74,20 +115,23 @@ pub struct Server {
     /// Accept tasks that run, of all workers.
     accepting: Arc<AtomicUsize>,
     signals: Signals,
-    supervisor: Supervisor,
+    supervisor: Arc<Supervisor>,
+    /// Waits for a process that takes over, where that is possible.
+    giver: Option<Giver>,
     access_log: Option<AccessLogWriter>,
 }
 
 impl Server {
     /// Starts the workers and listens. Call it before any other thread is started: it blocks the
     /// signals it waits for. `start_control` starts the threads that may block; they are given what they
-    /// publish to and what the workers send them.
+    /// publish to and what the workers send them. Connections are accepted only once it has returned.
     ///
     /// # Errors
     /// [`StartError`]; threads that were started already end with the process.
     pub fn start(
         config: Config,
         keys: KeySet,
+        arrival: Arrival,
         start_control: impl FnOnce(Arc<Shared>, ControlInbox) -> io::Result<()>,
     ) -> Result<Self, StartError> {
         proxy::apply_log_level(&config);
@@ -95,54 +139,36 @@ impl Server {
         let driver = choose_driver(config.server.io_driver)?;
         config::fail_closed(&config, !keys.is_empty())
             .map_err(|problem| StartError::Config(problem.to_string()))?;
-
         let worker_count = limits::worker_count(config.server.workers);
         let connection_count_max = limits::raise_and_derive(config.server.max_connections)
             .map_err(system("read the limit of open files"))?;
-        let listeners = bind_all(&config, worker_count)?;
-        let address = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .ok_or_else(|| StartError::Config("server.workers is 0".to_owned()))?;
+        let mut sockets = Sockets::of(arrival, &config, worker_count)?;
         let (access_log, access_log_writer) = start_access_log(&config.log.access)
             .map_err(system("open the access log"))?
             .unzip();
-        let (failing_nodes, api, inbox) = control_channels();
-        let now = clock::unix_secs();
-        let (mailboxes, inboxes) =
-            mailboxes(worker_count).map_err(system("create a worker's mailbox"))?;
-        let wake = proxy::wake_by(mailboxes.clone());
-        let shared = Arc::new(Shared {
-            address,
-            directory: Arc::default(),
-            keys: Arc::new(ArcSwap::from_pointee(keys)),
-            admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),
-            mailboxes,
-            budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
-            metrics: (0..worker_count).map(|_| WorkerMetrics::new()).collect(),
-            access_log,
-            history: Arc::new(History::new(worker_count, proxy::history_limits(&config))),
-            store: Arc::default(),
-            reloads: Reloads::since(now),
-            process: ArcSwapOption::empty(),
+        let base = Base {
+            address: sockets.address,
             driver,
-            drain: DrainPhase::default(),
-            failing_nodes,
-            api,
-            live: Live::new(),
-            unix_secs: AtomicU64::new(now),
-            started_unix_secs: now,
-            config: LiveConfig::new(config, worker_count),
-        });
-        start_control(Arc::clone(&shared), inbox).map_err(system("start the control threads"))?;
+            worker_count,
+            access_log,
+        };
+        let (shared, control_inbox, inboxes) = base
+            .shared(config, keys)
+            .map_err(system("create a worker's mailbox"))?;
+        start_control(Arc::clone(&shared), control_inbox)
+            .map_err(system("start the control threads"))?;
         let accepting = Arc::default();
-        let seats = inboxes.into_iter().zip(listeners).collect();
-        start_workers(&shared, seats, connection_count_max, &accepting)?;
+        let seats = inboxes.into_iter().zip(sockets.shares(worker_count)?);
+        let workers = start_workers(&shared, seats.collect(), connection_count_max, &accepting)?;
+        sockets.succeed()?;
+        open_listeners(&shared, &workers)?;
+        let address = sockets.address;
         log::info(format_args!(
             "listening on {address} with {worker_count} workers, at most {connection_count_max} \
              connections"
         ));
-        let supervisor = Supervisor::of_environment();
+        let supervisor = Arc::new(Supervisor::of_environment());
+        let giver = offer(&shared, sockets, &signals, &supervisor);
         supervisor.ready(&format!("listening on {address}"));
         Ok(Self {
             address,
@@ -150,6 +176,7 @@ impl Server {
             accepting,
             signals,
             supervisor,
+            giver,
             access_log: access_log_writer,
         })
     }
@@ -173,53 +200,87 @@ impl Server {
         }
     }
 
-    /// Serves until a signal ends it, then drains. `reload` reads the configuration again when a signal
-    /// asks for it, and says in a few words what came of it.
-    pub fn run(self, reload: impl Fn() -> String) -> Ending {
-        while self.signals.wait_for_request() != Request::End {
-            self.supervisor.reloading();
-            self.supervisor.ready(&reload());
-        }
-        self.supervisor.stopping();
-        let ending = self.drain();
+    /// Serves until a signal ends it or another process has taken over, then drains.
+    pub fn run(self, orders: &Orders<'_>) -> Ending {
+        let leaving = loop {
+            match self.signals.wait_for_request() {
+                Request::End => break self.end(),
+                Request::HandedOver(process) => break Leaving::HandedOver(process),
+                Request::Upgrade => (orders.upgrade)(),
+                Request::Reload => {
+                    self.supervisor.reloading();
+                    self.supervisor.ready(&(orders.reload)());
+                }
+            }
+        };
+        let ending = self.drain(leaving);
         if let Some(writer) = self.access_log {
             writer.finish();
         }
         ending
     }
 
+    /// A signal asks for the end.
+    fn end(&self) -> Leaving {
+        if self.giver.as_ref().is_none_or(Giver::stop) {
+            self.supervisor.stopping();
+            return Leaving::Told;
+        }
+        // Another process has just taken over: its sockets must be left alone.
+        match self.signals.wait_for_handover() {
+            Some(process) => Leaving::HandedOver(process),
+            None => Leaving::Told,
+        }
+    }
+
     /// Readiness fails at once; listeners close after the announce time; exchanges get the grace
-    /// time to finish. A second signal ends it where it is.
-    fn drain(&self) -> Ending {
+    /// time to finish. Another signal ends it where it is. Where another process accepts, there is nothing
+    /// to announce.
+    fn drain(&self, leaving: Leaving) -> Ending {
         let server = &self.shared.config.current().server;
-        log::info(format_args!(
-            "draining: closing the listeners in {:?}, then waiting up to {:?} for exchanges",
-            server.drain_announce, server.drain_grace
-        ));
+        let (announce, mut signals_left) = match leaving {
+            Leaving::Told => {
+                log::info(format_args!(
+                    "draining: closing the listeners in {:?}, then waiting up to {:?} for exchanges",
+                    server.drain_announce, server.drain_grace
+                ));
+                (server.drain_announce, 1)
+            }
+            Leaving::HandedOver(process) => {
+                log::info(format_args!(
+                    "upgrade: process {process} has taken over; waiting up to {:?} for exchanges",
+                    server.drain_grace
+                ));
+                // The first one asks for what is done already.
+                (Duration::ZERO, 2)
+            }
+        };
         self.shared.drain.begin();
-        if self
-            .signals
-            .wait_until(Instant::now() + server.drain_announce)
-            == Some(Request::End)
-        {
+        let mut is_aborted = |until: Instant| {
+            if self.signals.wait_until(until) == Some(Request::End) {
+                signals_left -= 1;
+            }
+            signals_left == 0
+        };
+        if is_aborted(Instant::now() + announce) {
             return self.abort();
         }
         let mut unsent: Vec<_> = self.shared.mailboxes.iter().collect();
         let until = Instant::now() + server.drain_grace;
         loop {
             // A mailbox may be full for a moment of a storm.
-            unsent.retain(|mailbox| mailbox.send(Notice::CloseListener).is_err());
+            unsent.retain(|mailbox| mailbox.send(leaving.notice()).is_err());
             // Connections are counted until their last byte is out, exchanges only while they run.
             // What an accept task has taken is counted before the task ends.
-            if self.accepting.load(Ordering::Acquire) == 0
+            if unsent.is_empty()
+                && self.accepting.load(Ordering::Acquire) == 0
                 && self.gauge(Gauge::ConnectionsActive) == 0
             {
                 log::info(format_args!("drained"));
                 return Ending::Clean;
             }
             let look_again = (Instant::now() + DRAIN_POLL).min(until);
-            if self.signals.wait_until(look_again) == Some(Request::End) || Instant::now() >= until
-            {
+            if is_aborted(look_again) || Instant::now() >= until {
                 return self.abort();
             }
         }
@@ -240,6 +301,56 @@ impl Server {
             .iter()
             .map(|worker| worker.gauge(gauge))
             .sum()
+    }
+}
+
+/// What is known before anything is shared.
+struct Base {
+    address: SocketAddr,
+    driver: Driver,
+    worker_count: usize,
+    access_log: Option<AccessLog>,
+}
+
+impl Base {
+    /// What all threads share, and where the control side and each worker receive.
+    fn shared(
+        self,
+        config: Config,
+        keys: KeySet,
+    ) -> io::Result<(Arc<Shared>, ControlInbox, Inboxes)> {
+        let (failing_nodes, api, inbox) = control_channels();
+        let now = clock::unix_secs();
+        let (mailboxes, inboxes) = mailboxes(self.worker_count)?;
+        let wake = proxy::wake_by(mailboxes.clone());
+        let shared = Shared {
+            address: self.address,
+            directory: Arc::default(),
+            keys: Arc::new(ArcSwap::from_pointee(keys)),
+            admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),
+            mailboxes,
+            budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),
+            metrics: (0..self.worker_count)
+                .map(|_| WorkerMetrics::new())
+                .collect(),
+            access_log: self.access_log,
+            history: Arc::new(History::new(
+                self.worker_count,
+                proxy::history_limits(&config),
+            )),
+            store: Arc::default(),
+            reloads: Reloads::since(now),
+            process: ArcSwapOption::empty(),
+            driver: self.driver,
+            drain: DrainPhase::default(),
+            failing_nodes,
+            api,
+            live: Live::new(),
+            unix_secs: AtomicU64::new(now),
+            started_unix_secs: now,
+            config: LiveConfig::new(config, self.worker_count),
+        };
+        Ok((Arc::new(shared), inbox, inboxes))
     }
 }
 
@@ -266,18 +377,39 @@ fn mailboxes(count: usize) -> io::Result<(Mailboxes, Inboxes)> {
     (0..count).map(|_| mailbox::new(room)).collect()
 }
 
+/// The workers' words: each is a step that one of them has done.
+struct Steps {
+    worker_count: usize,
+    outcomes: Receiver<io::Result<()>>,
+}
+
+impl Steps {
+    /// Waits until every worker has done the next one.
+    fn wait(&self) -> Result<(), StartError> {
+        for _ in 0..self.worker_count {
+            let outcome = self
+                .outcomes
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("it ended")));
+            outcome.map_err(system("start a worker"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts the workers; they accept nothing yet.
 fn start_workers(
     shared: &Arc<Shared>,
-    seats: Vec<(mailbox::Receiver<Notice>, TcpListener)>,
+    seats: Vec<(mailbox::Receiver<Notice>, Vec<TcpListener>)>,
     connection_count_max: u32,
     accepting: &Arc<AtomicUsize>,
-) -> Result<(), StartError> {
+) -> Result<Steps, StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
     let is_pinned = shared.config.current().server.pin_workers;
     let cores = limits::available_cores();
     let worker_count = seats.len();
-    let (started, outcomes) = crossbeam_channel::bounded(worker_count);
-    for (index, (inbox, listener)) in seats.into_iter().enumerate() {
+    let (started, outcomes) = crossbeam_channel::bounded(2 * worker_count);
+    for (index, (inbox, listeners)) in seats.into_iter().enumerate() {
         let pinned_core = match is_pinned {
             true => cores.get(index % cores.len().max(1)).copied(),
             false => None,
@@ -285,7 +417,7 @@ fn start_workers(
         worker::start(WorkerStart {
             index,
             pinned_core,
-            listener,
+            listeners,
             inbox,
             connections: Arc::clone(&connections),
             shared: Arc::clone(shared),
@@ -296,27 +428,60 @@ fn start_workers(
     }
     // A worker that ends without a word shows as a closed channel.
     drop(started);
-    for _ in 0..worker_count {
-        let outcome = outcomes
-            .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("it ended")));
-        outcome.map_err(system("start a worker"))?;
-    }
-    Ok(())
+    let steps = Steps {
+        worker_count,
+        outcomes,
+    };
+    steps.wait()?;
+    Ok(steps)
 }
 
-/// One listener per worker on the same port; a port of 0 is picked by the first.
-fn bind_all(config: &Config, count: usize) -> Result<Vec<TcpListener>, StartError> {
-    let mut address = SocketAddr::new(config.server.host, config.server.port);
-    let mut listeners = Vec::with_capacity(count);
-    for _ in 0..count {
-        let listener = Listener::bind(address).map_err(system(&format!("listen on {address}")))?;
-        address = listener
-            .local_addr()
-            .map_err(system("read the listening address"))?;
-        listeners.push(listener);
+/// Has the workers accept connections.
+fn open_listeners(shared: &Shared, workers: &Steps) -> Result<(), StartError> {
+    for mailbox in &shared.mailboxes {
+        if mailbox.send(Notice::OpenListeners).is_err() {
+            let full = io::Error::other("its mailbox is full");
+            return Err(system("have a worker listen")(full));
+        }
     }
-    Ok(listeners)
+    workers.wait()
+}
+
+/// Lets another process take over, from now on. A router that cannot be upgraded serves all the same.
+fn offer(
+    shared: &Shared,
+    sockets: Sockets,
+    signals: &Signals,
+    supervisor: &Arc<Supervisor>,
+) -> Option<Giver> {
+    let config = shared.config.current();
+    let directory = &config.server.data_dir;
+    let offer = Offer {
+        directory: directory.clone(),
+        host: config.server.host,
+        port: config.server.port,
+        address: sockets.address,
+        listeners: sockets.listeners,
+    };
+    let supervisor = Arc::clone(supervisor);
+    let giver = signals.knocker().and_then(|knocker| {
+        Giver::start(offer, move |process| {
+            supervisor.successor(process);
+            knocker.handed_over(process);
+        })
+    });
+    let reason = match giver {
+        Ok(giver) => return Some(giver),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            "another router runs on it".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    log::warn(format_args!(
+        "this process cannot hand over to another one in the data directory {}: {reason}",
+        directory.display()
+    ));
+    None
 }
 
 fn choose_driver(wanted: IoDriver) -> Result<Driver, StartError> {

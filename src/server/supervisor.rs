@@ -46,6 +46,11 @@ impl Supervisor {
         ));
     }
 
+    /// This process takes over the service; it must be said by the one that has it.
+    pub(super) fn successor(&self, process: i32) {
+        self.say(&format!("MAINPID={process}\nSTATUS=handing over"));
+    }
+
     /// A signal has begun the end.
     pub(super) fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=draining");

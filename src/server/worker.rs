@@ -1,6 +1,6 @@
 //! One worker thread: a core, a runtime, a listener, and the connections it accepted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
@@ -26,13 +26,14 @@ pub(super) type Connections = LimitedCounter;
 pub(super) struct WorkerStart {
     pub(super) index: usize,
     pub(super) pinned_core: Option<usize>,
-    pub(super) listener: TcpListener,
+    /// At least one; workers of a process before may have been more.
+    pub(super) listeners: Vec<TcpListener>,
     pub(super) inbox: mailbox::Receiver<Notice>,
     pub(super) connections: Arc<Connections>,
     pub(super) shared: Arc<Shared>,
     /// Accept tasks that run, of all workers.
     pub(super) accepting: Arc<AtomicUsize>,
-    /// Where the worker says that it accepts connections, or why it cannot.
+    /// Where the worker says that it could accept connections, then that it does, or why it cannot.
     pub(super) started: Sender<io::Result<()>>,
 }
 
@@ -90,23 +91,29 @@ async fn work(start: WorkerStart) -> io::Result<()> {
     let seed = [low, high].map(|half| half.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
     let worker = Worker::new(start.shared, start.index, seed)
         .ok_or_else(|| io::Error::other("its metrics are taken"))?;
+    let listeners = start.listeners.into_iter().map(Listener::new);
+    let listeners = listeners
+        .map(|listener| listener.map(Rc::new))
+        .collect::<io::Result<_>>()?;
     let acceptor = Rc::new(Acceptor {
         worker: Rc::new(worker),
-        listener: Listener::new(start.listener)?,
+        listeners: RefCell::new(listeners),
         connections: start.connections,
         pause: Cell::new(PAUSE_MIN),
     });
-    for _ in 0..acceptor.listener.accept_tasks() {
-        let accepting = Accepting::begin(&start.accepting);
-        runtime::spawn(Rc::clone(&acceptor).accept_forever(accepting));
-    }
     runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
-    // There is room for one word of each worker.
+    // There is room for two words of each worker.
     let _ = start.started.try_send(Ok(()));
+    let (accepting, started) = (start.accepting, start.started);
     start
         .inbox
         .run(|notice| match notice {
-            Notice::CloseListener => runtime::spawn(Rc::clone(&acceptor).close_gently()),
+            Notice::OpenListeners => {
+                acceptor.open(&accepting);
+                let _ = started.try_send(Ok(()));
+            }
+            Notice::CloseListeners => runtime::spawn(Rc::clone(&acceptor).close_gently()),
+            Notice::ReleaseListeners => acceptor.release(),
             Notice::Turn { seat } => acceptor.worker.turn_came(seat),
             Notice::Frame => acceptor.worker.frame_came(),
             Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
@@ -126,7 +133,8 @@ async fn tidy_forever(worker: Rc<Worker>) {
 /// Accepts connections and starts serving them.
 struct Acceptor {
     worker: Rc<Worker>,
-    listener: Listener,
+    /// Until they are closed or released.
+    listeners: RefCell<Vec<Rc<Listener>>>,
     connections: Arc<Connections>,
     /// How long to pause when the system has no descriptors or memory left.
     pause: Cell<Duration>,
@@ -142,15 +150,25 @@ impl Drop for Place {
 }
 
 impl Acceptor {
-    async fn accept_forever(self: Rc<Self>, _accepting: Accepting) {
-        while !self.listener.is_closed() {
-            match self.listener.accept().await {
+    fn open(self: &Rc<Self>, accepting: &Arc<AtomicUsize>) {
+        for listener in &*self.listeners.borrow() {
+            for _ in 0..listener.accept_tasks() {
+                let accepting = Accepting::begin(accepting);
+                let listener = Rc::clone(listener);
+                runtime::spawn(Rc::clone(self).accept_forever(listener, accepting));
+            }
+        }
+    }
+
+    async fn accept_forever(self: Rc<Self>, listener: Rc<Listener>, _accepting: Accepting) {
+        while !listener.is_closed() {
+            match listener.accept().await {
                 Ok((stream, peer)) => {
                     self.pause.set(PAUSE_MIN);
-                    let place = self.wait_for_place().await;
+                    let place = self.wait_for_place(&listener).await;
                     self.serve(stream, peer.ip(), place);
                 }
-                Err(_) if self.listener.is_closed() => return,
+                Err(_) if listener.is_closed() => return,
                 // The client left again before it was accepted.
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(_) => {
@@ -166,12 +184,12 @@ impl Acceptor {
 
     /// A place for a connection that was accepted; none once the listener is closed: the kernel took it
     /// long ago, and a drain refuses nobody.
-    async fn wait_for_place(&self) -> Option<Place> {
+    async fn wait_for_place(&self, listener: &Listener) -> Option<Place> {
         loop {
             if self.connections.try_take() {
                 return Some(Place(Arc::clone(&self.connections)));
             }
-            if self.listener.is_closed() {
+            if listener.is_closed() {
                 return None;
             }
             runtime::sleep(PAUSE_MIN).await;
@@ -188,19 +206,33 @@ impl Acceptor {
         });
     }
 
-    /// Stops listening without resetting anyone: handshakes under way finish before the socket closes.
+    /// Stops listening without resetting anyone: handshakes under way finish before the sockets close.
     async fn close_gently(self: Rc<Self>) {
+        let listeners = self.listeners.take();
         // Without the filter a connection made in the very moment of closing is reset.
-        if self.listener.stop_handshakes().is_ok() {
+        let filtered = listeners
+            .iter()
+            .map(|listener| listener.stop_handshakes().is_ok());
+        if filtered.fold(false, |any, is_filtered| any | is_filtered) {
             runtime::sleep(HANDSHAKES_FINISH).await;
         }
-        self.close();
+        for listener in listeners {
+            for (stream, peer) in listener.close() {
+                self.serve(stream, peer.ip(), None);
+            }
+        }
+        self.close_idle();
     }
 
-    fn close(&self) {
-        for (stream, peer) in self.listener.close() {
-            self.serve(stream, peer.ip(), None);
+    /// Accepts no more. Whoever stands in a backlog is accepted by the process that has the sockets too.
+    fn release(&self) {
+        for listener in self.listeners.take() {
+            listener.release();
         }
+        self.close_idle();
+    }
+
+    fn close_idle(&self) {
         runtime::close_idle();
         self.worker.pool.clear();
     }

@@ -56,7 +56,8 @@ const CONTROL_PLANE: &str = "
 /// Requests lie in the order they began, since their number begins with the time: a page needs no sort,
 /// and what is oldest lies together. What many of them have in common is their kind, of which there are
 /// few; so one index, on the kind, serves every combination of filters, and writing stays cheap. Blocks
-/// count the requests of each kind in each minute or so: totals and far pages need not count them one by one.
+/// and spans count the requests of each kind in every few seconds and in every hour or so: totals and far
+/// pages need not count them one by one.
 const HISTORY: &str = "
     CREATE TABLE history_kind (
         id INTEGER PRIMARY KEY,
@@ -103,5 +104,13 @@ const HISTORY: &str = "
         kind INTEGER NOT NULL,
         requests INTEGER NOT NULL,
         PRIMARY KEY (block, kind)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE history_span (
+        -- As above, but fewer of them.
+        span INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        PRIMARY KEY (span, kind)
     ) STRICT, WITHOUT ROWID;
 ";

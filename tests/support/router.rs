@@ -176,7 +176,7 @@ impl RouterConfig {
         Router::start(&self)
     }
 
-    fn to_toml(&self, data_dir: &str) -> String {
+    pub fn to_toml(&self, data_dir: &str) -> String {
         let mut toml = String::new();
         let data_dir = match &self.data_dir {
             Some(own) => own.to_str().unwrap(),
@@ -402,6 +402,23 @@ impl Router {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();
+    }
+
+    /// Replaces the configuration file, as an editor does; nothing reads it before it is told to.
+    pub fn rewrite(&self, config: &RouterConfig) {
+        let directory = self.directory.0.to_str().unwrap();
+        self.rewrite_with(&config.to_toml(directory));
+    }
+
+    /// The same with any text.
+    pub fn rewrite_with(&self, text: &str) {
+        let written = self.directory.0.join("config.toml.new");
+        fs::write(&written, text).unwrap();
+        fs::rename(&written, self.directory.0.join("config.toml")).unwrap();
+    }
+
+    pub fn remove_config(&self) {
+        fs::remove_file(self.directory.0.join("config.toml")).unwrap();
     }
 
     /// Asks for a drain.

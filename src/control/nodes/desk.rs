@@ -210,6 +210,11 @@ impl NodeDesk {
         self.ask(move |nodes, now| nodes.heartbeat(&node, token, report, now))?
     }
 
+    /// Whether every node there is was asked, and the table shows what came of it.
+    pub(in crate::control) fn is_settled(&self) -> bool {
+        self.ask(|nodes, _| nodes.is_settled()).unwrap_or(false)
+    }
+
     /// Takes in what the store has kept.
     ///
     /// # Errors

@@ -190,6 +190,13 @@ impl Nodes {
         }
     }
 
+    /// Whether every node there is was asked, and the table shows what came of it.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_known = |member: &Member| member.is_drained || member.last_probe.is_some();
+        let is_told = !self.is_stale && self.verdicts.is_empty();
+        self.is_restored && is_told && self.members.values().all(is_known)
+    }
+
     /// See [`NodeDesk::replace_configured`](super::NodeDesk::replace_configured).
     pub(super) fn replace_configured(
         &mut self,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
-use super::{BLOCK_BITS, ID_LOW_BITS};
+use super::{BLOCK_BITS, ID_LOW_BITS, SPAN_BITS};
 
 /// Deletes at most `step` requests: those that began before `before_unix_ms`, then the oldest of those
 /// beyond `rows_max`. Says how many.
@@ -37,22 +37,28 @@ pub(super) fn is_due(
 }
 
 fn delete(transaction: &Connection, before: i64, limit: u64) -> rusqlite::Result<u64> {
-    let mut blocks: HashMap<(i64, i64), i64> = HashMap::new();
+    let (mut blocks, mut spans) = (HashMap::new(), HashMap::new());
     let mut kinds: HashMap<i64, i64> = HashMap::new();
     let mut deleted = 0;
     let mut delete = transaction.prepare(DELETE)?;
     let mut rows = delete.query([before, limit.cast_signed()])?;
     while let Some(row) = rows.next()? {
         let (id, kind): (i64, i64) = (row.get(0)?, row.get(1)?);
-        *blocks.entry((id >> BLOCK_BITS, kind)).or_default() += 1;
+        *blocks.entry((id >> BLOCK_BITS, kind)).or_insert(0) += 1;
+        *spans.entry((id >> SPAN_BITS, kind)).or_insert(0) += 1;
         *kinds.entry(kind).or_default() += 1;
         deleted += 1;
     }
-    let mut count = transaction.prepare(COUNT_BLOCK)?;
-    let mut remove = transaction.prepare(REMOVE_BLOCK)?;
-    for ((block, kind), requests) in blocks {
-        count.execute([block, kind, requests])?;
-        remove.execute([block, kind])?;
+    for (count, remove, counts) in [
+        (COUNT_BLOCK, REMOVE_BLOCK, blocks),
+        (COUNT_SPAN, REMOVE_SPAN, spans),
+    ] {
+        let mut count = transaction.prepare(count)?;
+        let mut remove = transaction.prepare(remove)?;
+        for ((place, kind), requests) in counts {
+            count.execute([place, kind, requests])?;
+            remove.execute([place, kind])?;
+        }
     }
     let mut count = transaction.prepare(COUNT_KIND)?;
     let mut remove = transaction.prepare(REMOVE_KIND)?;
@@ -72,6 +78,10 @@ pub(super) const COUNT_BLOCK: &str =
     "UPDATE history_block SET requests = requests - ?3 WHERE block = ?1 AND kind = ?2";
 pub(super) const REMOVE_BLOCK: &str =
     "DELETE FROM history_block WHERE block = ?1 AND kind = ?2 AND requests <= 0";
+pub(super) const COUNT_SPAN: &str =
+    "UPDATE history_span SET requests = requests - ?3 WHERE span = ?1 AND kind = ?2";
+pub(super) const REMOVE_SPAN: &str =
+    "DELETE FROM history_span WHERE span = ?1 AND kind = ?2 AND requests <= 0";
 pub(super) const COUNT_KIND: &str =
     "UPDATE history_kind SET requests = requests - ?2 WHERE id = ?1";
 pub(super) const REMOVE_KIND: &str = "DELETE FROM history_kind WHERE id = ?1 AND requests <= 0";

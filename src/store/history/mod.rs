@@ -120,7 +120,7 @@ impl Store {
     ) -> Result<HistoryPage, StoreError> {
         self.call(move |keeper, until| {
             keeper.read(until, |connection| {
-                query::page(connection, &filter, offset, limit)
+                query::page(connection, &filter, offset, limit, query::EFFORT_MAX)
             })
         })
     }
@@ -137,7 +137,7 @@ impl Store {
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         self.call(move |keeper, until| {
             keeper.read(until, |connection| {
-                query::before(connection, &filter, id, limit)
+                query::before(connection, &filter, id, limit, query::EFFORT_MAX)
             })
         })
     }
@@ -155,8 +155,10 @@ impl Store {
 pub const PHASES: usize = Phase::COUNT - 1;
 /// Bits of an id below the time.
 const ID_LOW_BITS: u32 = 20;
-/// Bits of an id below the number of its block: 2^16 ms, about a minute.
-const BLOCK_BITS: u32 = ID_LOW_BITS + 16;
+/// Bits of an id below the number of its block: 2^13 ms, about eight seconds.
+const BLOCK_BITS: u32 = ID_LOW_BITS + 13;
+/// Bits of an id below the number of its span: 2^22 ms, about seventy minutes.
+const SPAN_BITS: u32 = ID_LOW_BITS + 22;
 
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -1,21 +1,30 @@
 //! Finds pages of the history without looking at what is not on them.
 //!
-//! The kinds that fit a filter are few. From the counts of the blocks follows in which stretch of ids
-//! the page lies; there the ids of each kind come from the index in order, and are merged.
+//! The kinds that fit a filter are few. From the counts of the spans, and of the blocks in them, follows
+//! in which stretch of ids the page lies; there the ids of each kind come from the index in order, and are
+//! merged. Where few requests fit, the stretch may be everything.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    BLOCK_BITS, HistoryEntry, HistoryFacets, HistoryFilter, HistoryPage, ID_LOW_BITS, StatusFilter,
+    BLOCK_BITS, HistoryEntry, HistoryFacets, HistoryFilter, HistoryPage, ID_LOW_BITS, SPAN_BITS,
+    StatusFilter,
 };
 
-/// The kinds that fit a filter.
-enum Kinds {
-    All,
-    Some(HashSet<i64>),
+/// The kinds that fit a filter, and how many requests are of each.
+struct Kinds {
+    are_all: bool,
+    requests: HashMap<i64, u64>,
+}
+
+/// What requests are counted by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Spans,
+    Blocks,
 }
 
 /// Where a page lies.
@@ -28,11 +37,13 @@ struct Stretch {
     kinds: HashMap<i64, u64>,
 }
 
-/// Walks over the blocks of a range of ids, the latest first.
-struct Walk<'a> {
+/// The requests that are asked for.
+struct Search<'a> {
     connection: &'a Connection,
     ids: Range<i64>,
     kinds: &'a Kinds,
+    /// Ids that may be read for a page without looking for a shorter way.
+    effort_max: u64,
 }
 
 pub(super) fn page(
@@ -40,21 +51,25 @@ pub(super) fn page(
     filter: &HistoryFilter,
     offset: u64,
     limit: u32,
+    effort_max: u64,
 ) -> rusqlite::Result<HistoryPage> {
     // All statements see the same state.
     let snapshot = connection.unchecked_transaction()?;
     let kinds = Kinds::of(&snapshot, filter)?;
-    let walk = Walk {
+    let search = Search {
         connection: &snapshot,
         ids: filter.ids(),
         kinds: &kinds,
+        effort_max,
     };
-    let total = walk.total(filter)?;
-    let stretch = match offset < total {
-        true => walk.find(offset, u64::from(limit))?,
-        false => Stretch::default(),
+    let total = match filter.is_of_all_time() {
+        true => kinds.requests.values().sum(),
+        false => search.total()?,
     };
-    let ids = walk.ids_in(stretch, u64::from(limit))?;
+    let ids = match offset < total {
+        true => search.page(offset, u64::from(limit))?,
+        false => Vec::new(),
+    };
     let entries = entries(&snapshot, &ids)?;
     Ok(HistoryPage { entries, total })
 }
@@ -64,6 +79,7 @@ pub(super) fn before(
     filter: &HistoryFilter,
     id: Option<u64>,
     limit: u32,
+    effort_max: u64,
 ) -> rusqlite::Result<Vec<HistoryEntry>> {
     let snapshot = connection.unchecked_transaction()?;
     let kinds = Kinds::of(&snapshot, filter)?;
@@ -71,13 +87,13 @@ pub(super) fn before(
     if let Some(id) = id.and_then(|id| i64::try_from(id).ok()) {
         ids.end = ids.end.min(id);
     }
-    let walk = Walk {
+    let search = Search {
         connection: &snapshot,
         ids,
         kinds: &kinds,
+        effort_max,
     };
-    let stretch = walk.find(0, u64::from(limit))?;
-    let ids = walk.ids_in(stretch, u64::from(limit))?;
+    let ids = search.page(0, u64::from(limit))?;
     entries(&snapshot, &ids)
 }
 
@@ -131,63 +147,96 @@ impl HistoryFilter {
 
 impl Kinds {
     fn of(connection: &Connection, filter: &HistoryFilter) -> rusqlite::Result<Self> {
-        if filter.is_of_all_kinds() {
-            return Ok(Self::All);
-        }
         let (least, most, success) = filter.status_bounds();
         let mut select = connection.prepare(KINDS)?;
         let parameters = params![filter.model, filter.node, least, most, success];
-        let ids = select.query_map(parameters, |row| row.get(0))?;
-        ids.collect::<Result<_, _>>().map(Self::Some)
+        let requests = select.query_map(parameters, |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()))
+        })?;
+        Ok(Self {
+            are_all: filter.is_of_all_kinds(),
+            requests: requests.collect::<Result<_, _>>()?,
+        })
     }
 
     fn contain(&self, kind: i64) -> bool {
+        self.are_all || self.requests.contains_key(&kind)
+    }
+}
+
+impl Level {
+    fn bits(self) -> u32 {
         match self {
-            Self::All => true,
-            Self::Some(kinds) => kinds.contains(&kind),
+            Self::Spans => SPAN_BITS,
+            Self::Blocks => BLOCK_BITS,
+        }
+    }
+
+    fn statement(self) -> &'static str {
+        match self {
+            Self::Spans => SPANS,
+            Self::Blocks => BLOCKS,
         }
     }
 }
 
-impl Walk<'_> {
+impl Stretch {
+    /// Ids that have to be read to find a page in it.
+    fn effort(&self, limit: u64) -> u64 {
+        let of_kind = |requests: &u64| (*requests).min(self.skip + limit);
+        self.kinds.values().map(of_kind).sum()
+    }
+}
+
+impl Search<'_> {
     /// How many requests fit.
-    fn total(&self, filter: &HistoryFilter) -> rusqlite::Result<u64> {
+    fn total(&self) -> rusqlite::Result<u64> {
         let mut total = 0;
-        if filter.is_of_all_time() {
-            let mut select = self.connection.prepare(KIND_COUNTS)?;
-            let mut rows = select.query([])?;
-            while let Some(row) = rows.next()? {
-                if self.kinds.contain(row.get(0)?) {
-                    total += row.get::<_, i64>(1)?.cast_unsigned();
-                }
-            }
-        } else {
-            self.each_block(|_, _, count| {
-                total += count;
-                true
-            })?;
-        }
+        self.each(Level::Spans, &self.ids, &mut |_, _, count| {
+            total += count;
+            true
+        })?;
         Ok(total)
     }
 
-    /// Where `limit` requests lie that come after the first `offset`.
-    fn find(&self, offset: u64, limit: u64) -> rusqlite::Result<Stretch> {
+    /// The ids of the `limit` requests after the first `offset`, the latest first.
+    fn page(&self, offset: u64, limit: u64) -> rusqlite::Result<Vec<i64>> {
+        let mut stretch = Stretch {
+            ids: self.ids.clone(),
+            skip: offset,
+            kinds: self.kinds.requests.clone(),
+        };
+        if self.kinds.are_all && offset <= self.effort_max {
+            return self.ids_in(&stretch, limit);
+        }
+        for level in [Level::Spans, Level::Blocks] {
+            if stretch.effort(limit) <= self.effort_max {
+                break;
+            }
+            stretch = self.narrow(level, &stretch, limit)?;
+        }
+        self.ids_in(&stretch, limit)
+    }
+
+    /// The part of a stretch in which the page lies, by the counts of this level.
+    fn narrow(&self, level: Level, wide: &Stretch, limit: u64) -> rusqlite::Result<Stretch> {
         let mut stretch = Stretch::default();
         let mut seen = 0;
         let mut present = None;
-        self.each_block(|block, kind, count| {
-            if present != Some(block) {
-                if seen >= offset + limit {
+        self.each(level, &wide.ids, &mut |place, kind, count| {
+            if present != Some(place) {
+                if seen >= wide.skip + limit {
                     return false;
                 }
-                if seen <= offset {
-                    // The page does not begin before this block.
+                let ids = ids_of(level, place);
+                if seen <= wide.skip {
+                    // The page does not begin before this one.
                     stretch.kinds.clear();
-                    stretch.ids.end = block_ids(block).end.min(self.ids.end);
-                    stretch.skip = offset - seen;
+                    stretch.ids.end = ids.end.min(wide.ids.end);
+                    stretch.skip = wide.skip - seen;
                 }
-                stretch.ids.start = block_ids(block).start.max(self.ids.start);
-                present = Some(block);
+                stretch.ids.start = ids.start.max(wide.ids.start);
+                present = Some(place);
             }
             seen += count;
             *stretch.kinds.entry(kind).or_default() += count;
@@ -196,72 +245,90 @@ impl Walk<'_> {
         Ok(stretch)
     }
 
-    /// Calls `each` with block, kind and how many fitting requests of that kind are in that block, until
-    /// it says no.
-    fn each_block(&self, mut each: impl FnMut(i64, i64, u64) -> bool) -> rusqlite::Result<()> {
-        if self.ids.is_empty() {
+    /// Calls `each` with every block or span within `ids`, the latest first, and how many fitting
+    /// requests of a kind are there, until it says no.
+    fn each(
+        &self,
+        level: Level,
+        ids: &Range<i64>,
+        each: &mut dyn FnMut(i64, i64, u64) -> bool,
+    ) -> rusqlite::Result<()> {
+        if ids.is_empty() {
             return Ok(());
         }
-        let (first, last) = (
-            self.ids.start >> BLOCK_BITS,
-            (self.ids.end - 1) >> BLOCK_BITS,
-        );
-        let mut select = self.connection.prepare(BLOCKS)?;
-        let mut rows = select.query([first, last])?;
+        let bits = level.bits();
+        let mut select = self.connection.prepare(level.statement())?;
+        let mut rows = select.query([ids.start >> bits, (ids.end - 1) >> bits])?;
+        let mut cut = None;
         while let Some(row) = rows.next()? {
-            let (block, kind): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (place, kind): (i64, i64) = (row.get(0)?, row.get(1)?);
             if !self.kinds.contain(kind) {
                 continue;
             }
-            let ids = block_ids(block);
-            let is_whole = self.ids.start <= ids.start && ids.end <= self.ids.end;
-            let count = match is_whole {
-                true => row.get::<_, i64>(2)?.cast_unsigned(),
-                false => self.count(kind, &ids)?,
+            let own = ids_of(level, place);
+            let within = ids.start.max(own.start)..ids.end.min(own.end);
+            let must_go_on = match level {
+                _ if within == own => each(place, kind, row.get::<_, i64>(2)?.cast_unsigned()),
+                Level::Blocks => match self.count(kind, &within)? {
+                    0 => true,
+                    count => each(place, kind, count),
+                },
+                // All kinds of the part of a span come at once.
+                Level::Spans if cut.replace(place) == Some(place) => true,
+                Level::Spans => self.each_of_part(place, &within, each)?,
             };
-            if count > 0 && !each(block, kind, count) {
+            if !must_go_on {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Of a block that lies within the time only in part.
-    fn count(&self, kind: i64, block: &Range<i64>) -> rusqlite::Result<u64> {
-        let start = self.ids.start.max(block.start);
-        let end = self.ids.end.min(block.end);
+    /// The same for a part of one span.
+    fn each_of_part(
+        &self,
+        span: i64,
+        ids: &Range<i64>,
+        each: &mut dyn FnMut(i64, i64, u64) -> bool,
+    ) -> rusqlite::Result<bool> {
+        let mut counts: HashMap<i64, u64> = HashMap::new();
+        self.each(Level::Blocks, ids, &mut |_, kind, count| {
+            *counts.entry(kind).or_default() += count;
+            true
+        })?;
+        Ok(counts
+            .into_iter()
+            .all(|(kind, count)| each(span, kind, count)))
+    }
+
+    /// Of a kind, in a part of one block.
+    fn count(&self, kind: i64, ids: &Range<i64>) -> rusqlite::Result<u64> {
         let count: i64 = self
             .connection
-            .query_row(COUNT, [kind, start, end], |row| row.get(0))?;
+            .query_row(COUNT, [kind, ids.start, ids.end], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     }
 
-    /// The ids on a page of `limit` requests, the latest first.
-    fn ids_in(&self, stretch: Stretch, limit: u64) -> rusqlite::Result<Vec<i64>> {
+    /// The ids on a page of `limit` requests.
+    fn ids_in(&self, stretch: &Stretch, limit: u64) -> rusqlite::Result<Vec<i64>> {
         let Range { start, end } = stretch.ids;
         let (limit, skip) = (limit.cast_signed(), stretch.skip.cast_signed());
-        let select = |sql: &str, parameters: &[i64]| -> rusqlite::Result<Vec<i64>> {
-            let mut select = self.connection.prepare(sql)?;
-            let ids = select.query_map(rusqlite::params_from_iter(parameters), |row| row.get(0))?;
-            ids.collect()
-        };
-        let mut kinds = stretch.kinds.keys();
-        match (self.kinds, kinds.next(), kinds.next()) {
-            (_, None, _) => Ok(Vec::new()),
-            (Kinds::All, ..) => select(IDS, &[start, end, limit, skip]),
-            (Kinds::Some(_), Some(kind), None) => {
-                select(IDS_OF_KIND, &[*kind, start, end, limit, skip])
-            }
-            (Kinds::Some(_), ..) => {
-                let mut ids = Vec::new();
-                for kind in stretch.kinds.keys() {
-                    ids.extend(select(IDS_OF_KIND, &[*kind, start, end, limit + skip, 0])?);
-                }
-                ids.sort_unstable_by(|left, right| right.cmp(left));
-                let page = ids.into_iter().skip(usize_of(skip)).take(usize_of(limit));
-                Ok(page.collect())
+        if self.kinds.are_all {
+            let mut select = self.connection.prepare(IDS)?;
+            let ids = select.query_map([start, end, limit, skip], |row| row.get(0))?;
+            return ids.collect();
+        }
+        let mut ids: Vec<i64> = Vec::new();
+        let mut select = self.connection.prepare(IDS_OF_KIND)?;
+        for kind in stretch.kinds.keys() {
+            let of_kind = select.query_map([*kind, start, end, limit + skip], |row| row.get(0))?;
+            for id in of_kind {
+                ids.push(id?);
             }
         }
+        ids.sort_unstable_by(|left, right| right.cmp(left));
+        let page = ids.into_iter().skip(usize_of(skip)).take(usize_of(limit));
+        Ok(page.collect())
     }
 }
 
@@ -304,24 +371,28 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     })
 }
 
-fn block_ids(block: i64) -> Range<i64> {
-    let start = block << BLOCK_BITS;
-    start..start.saturating_add(1 << BLOCK_BITS)
+/// The ids of a block or span.
+fn ids_of(level: Level, place: i64) -> Range<i64> {
+    let start = place << level.bits();
+    start..start.saturating_add(1 << level.bits())
 }
 
 fn usize_of(count: i64) -> usize {
     usize::try_from(count).unwrap_or_default()
 }
 
+/// Ids that are read for a page without looking for a shorter way: a few milliseconds.
+pub(super) const EFFORT_MAX: u64 = 20_000;
 /// Names a facet lists at most.
 const FACETS_MAX: u32 = 1000;
 
 /// Of the small table of kinds, which is read whole.
 pub(super) const KINDS: &str = "
-    SELECT id FROM history_kind
+    SELECT id, requests FROM history_kind
     WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR node = ?2) AND status BETWEEN ?3 AND ?4
         AND (?5 < 0 OR ?5 = (status < 400 AND ended_in = 'done'))";
-pub(super) const KIND_COUNTS: &str = "SELECT id, requests FROM history_kind";
+pub(super) const SPANS: &str = "
+    SELECT span, kind, requests FROM history_span WHERE span BETWEEN ?1 AND ?2 ORDER BY span DESC";
 pub(super) const BLOCKS: &str = "
     SELECT block, kind, requests FROM history_block WHERE block BETWEEN ?1 AND ?2
     ORDER BY block DESC";
@@ -332,7 +403,7 @@ pub(super) const IDS: &str = "
     SELECT id FROM history WHERE id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3 OFFSET ?4";
 pub(super) const IDS_OF_KIND: &str = "
     SELECT id FROM history INDEXED BY history_by_kind
-    WHERE kind = ?1 AND id >= ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4 OFFSET ?5";
+    WHERE kind = ?1 AND id >= ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4";
 pub(super) const ENTRY: &str = "
     SELECT history.id, request_id, endpoint, model, node, status, ended_by, ended_in, is_stream,
         duration_us, read_us, auth_us, admit_us, queue_us, connect_us, first_byte_us, stream_us,

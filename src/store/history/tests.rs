@@ -9,6 +9,7 @@ use crate::store::database::Database;
 use crate::store::tests::{Directory, Running};
 use crate::telemetry::{EndedBy, EndpointLabel, HistoryNames, HistoryRecord};
 
+const EFFORT: u64 = query::EFFORT_MAX;
 const HOUR_MS: u64 = 3_600_000;
 const BEGIN: u64 = 1_800_000_000_000;
 
@@ -143,10 +144,14 @@ fn open(directory: &Directory) -> Connection {
 /// Everything there is, after checking that the counts agree with it.
 fn checked(connection: &Connection) -> Vec<HistoryEntry> {
     for sql in [
-        "SELECT count(*) FROM (SELECT id >> 36 AS block, kind, count(*) AS requests FROM history
+        "SELECT count(*) FROM (SELECT id >> 33 AS block, kind, count(*) AS requests FROM history
          GROUP BY 1, 2 EXCEPT SELECT block, kind, requests FROM history_block)",
         "SELECT count(*) FROM (SELECT block, kind, requests FROM history_block
-         EXCEPT SELECT id >> 36, kind, count(*) FROM history GROUP BY 1, 2)",
+         EXCEPT SELECT id >> 33, kind, count(*) FROM history GROUP BY 1, 2)",
+        "SELECT count(*) FROM (SELECT id >> 42 AS span, kind, count(*) AS requests FROM history
+         GROUP BY 1, 2 EXCEPT SELECT span, kind, requests FROM history_span)",
+        "SELECT count(*) FROM (SELECT span, kind, requests FROM history_span
+         EXCEPT SELECT id >> 42, kind, count(*) FROM history GROUP BY 1, 2)",
         "SELECT count(*) FROM (SELECT id, requests FROM history_kind
          EXCEPT SELECT kind, count(*) FROM history GROUP BY kind)",
         "SELECT count(*) FROM history WHERE kind NOT IN (SELECT id FROM history_kind)",
@@ -154,11 +159,30 @@ fn checked(connection: &Connection) -> Vec<HistoryEntry> {
         let wrong: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
         assert_eq!(wrong, 0, "{sql}");
     }
-    query::before(connection, &HistoryFilter::default(), None, u32::MAX).unwrap()
+    query::before(
+        connection,
+        &HistoryFilter::default(),
+        None,
+        u32::MAX,
+        EFFORT,
+    )
+    .unwrap()
 }
 
 /// Compares every kind of question with the answer of a plain list, the latest first.
+/// With so little effort allowed, the counts of spans, or of blocks, must lead to each page.
 fn compare(connection: &Connection, all: &[HistoryEntry], random: &mut Random) {
+    for effort_max in [0, 60, EFFORT] {
+        compare_with(connection, all, random, effort_max);
+    }
+}
+
+fn compare_with(
+    connection: &Connection,
+    all: &[HistoryEntry],
+    random: &mut Random,
+    effort_max: u64,
+) {
     let time = |random: &mut Random| BEGIN + random.below(30 * HOUR_MS);
     let mut times = [time(random), time(random)];
     times.sort_unstable();
@@ -168,7 +192,7 @@ fn compare(connection: &Connection, all: &[HistoryEntry], random: &mut Random) {
         let offsets = [0, 1, total / 2, total.saturating_sub(3), total, total + 50];
         for offset in offsets {
             for limit in [1, 7, 200] {
-                let page = query::page(connection, &filter, offset, limit).unwrap();
+                let page = query::page(connection, &filter, offset, limit, effort_max).unwrap();
                 assert_eq!(page.total, total, "{filter:?}");
                 let skip = usize::try_from(offset).unwrap();
                 let expected = fitting.iter().skip(skip).take(limit as usize);
@@ -183,7 +207,7 @@ fn compare(connection: &Connection, all: &[HistoryEntry], random: &mut Random) {
         let mut exported = Vec::new();
         loop {
             let last = exported.last().map(|entry: &HistoryEntry| entry.id);
-            let piece = query::before(connection, &filter, last, 300).unwrap();
+            let piece = query::before(connection, &filter, last, 300, effort_max).unwrap();
             if piece.is_empty() {
                 break;
             }
@@ -273,12 +297,14 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
     let by_kind =
         "SEARCH history USING COVERING INDEX history_by_kind (kind=? AND rowid>? AND rowid<?)";
     let blocks = "SEARCH history_block USING PRIMARY KEY (block>? AND block<?)";
+    let spans = "SEARCH history_span USING PRIMARY KEY (span>? AND span<?)";
+    let one_span = "SEARCH history_span USING PRIMARY KEY (span=? AND kind=?)";
     let one_block = "SEARCH history_block USING PRIMARY KEY (block=? AND kind=?)";
     let one_kind = "SEARCH history_kind USING INTEGER PRIMARY KEY (rowid=?)";
     // Every combination of filters comes down to these; the table of kinds is small and read whole.
     let plans: &[(&str, &[&str])] = &[
         (query::KINDS, &["SCAN history_kind"]),
-        (query::KIND_COUNTS, &["SCAN history_kind"]),
+        (query::SPANS, &[spans]),
         (query::BLOCKS, &[blocks]),
         (query::COUNT, &[by_kind]),
         (query::IDS, &[by_id]),
@@ -302,6 +328,8 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
         ),
         (keep::COUNT_BLOCK, &[one_block]),
         (keep::REMOVE_BLOCK, &[one_block]),
+        (keep::COUNT_SPAN, &[one_span]),
+        (keep::REMOVE_SPAN, &[one_span]),
         (keep::COUNT_KIND, &[one_kind]),
         (keep::REMOVE_KIND, &[one_kind]),
     ];
@@ -328,7 +356,7 @@ fn models_that_clients_invent_do_not_fill_the_table_of_kinds() {
     served.names.set_node(b"gpu-1");
     write::insert(&transaction, &[unknown, served], &mut serial).unwrap();
     transaction.commit().unwrap();
-    let entries = query::before(&connection, &HistoryFilter::default(), None, 9).unwrap();
+    let entries = query::before(&connection, &HistoryFilter::default(), None, 9, EFFORT).unwrap();
     let models: Vec<_> = entries.iter().map(|entry| entry.model.as_str()).collect();
     assert_eq!(models, ["yet another", "(other)"]);
     let facets = query::facets(&connection).unwrap();

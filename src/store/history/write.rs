@@ -6,7 +6,7 @@ use rusqlite::{Connection, Statement, params};
 
 use crate::telemetry::HistoryRecord;
 
-use super::{BLOCK_BITS, ID_LOW_BITS, PHASES};
+use super::{BLOCK_BITS, ID_LOW_BITS, PHASES, SPAN_BITS};
 
 /// What many requests have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,8 +20,8 @@ struct Kind<'a> {
     is_stream: bool,
 }
 
-/// Counts of requests, by block and kind.
-type BlockCounts = HashMap<(i64, i64), i64>;
+/// Counts of requests, by block or span, and kind.
+type Counts = HashMap<(i64, i64), i64>;
 
 /// Adds these requests. `serial` makes their ids unique and goes on counting.
 pub(super) fn insert(
@@ -30,16 +30,19 @@ pub(super) fn insert(
     serial: &mut u32,
 ) -> rusqlite::Result<()> {
     let kinds = count_kinds(transaction, records)?;
-    let mut blocks = BlockCounts::new();
+    let (mut blocks, mut spans) = (Counts::new(), Counts::new());
     let mut insert = transaction.prepare(INSERT)?;
     for record in records {
         let kind = kinds.get(&Kind::of(record)).copied().unwrap_or_default();
         let id = insert_one(&mut insert, record, kind, serial)?;
         *blocks.entry((id >> BLOCK_BITS, kind)).or_default() += 1;
+        *spans.entry((id >> SPAN_BITS, kind)).or_default() += 1;
     }
-    let mut count = transaction.prepare(COUNT_BLOCK)?;
-    for ((block, kind), requests) in blocks {
-        count.execute([block, kind, requests])?;
+    for (sql, counts) in [(COUNT_BLOCK, blocks), (COUNT_SPAN, spans)] {
+        let mut count = transaction.prepare(sql)?;
+        for ((place, kind), requests) in counts {
+            count.execute([place, kind, requests])?;
+        }
     }
     Ok(())
 }
@@ -177,4 +180,7 @@ const INSERT: &str = "
     ON CONFLICT (id) DO NOTHING";
 const COUNT_BLOCK: &str = "
     INSERT INTO history_block (block, kind, requests) VALUES (?1, ?2, ?3)
+    ON CONFLICT DO UPDATE SET requests = requests + excluded.requests";
+const COUNT_SPAN: &str = "
+    INSERT INTO history_span (span, kind, requests) VALUES (?1, ?2, ?3)
     ON CONFLICT DO UPDATE SET requests = requests + excluded.requests";
