@@ -1,6 +1,6 @@
 //! Makes what the viewers of `/api/events` see: every five seconds a point of the series, whether anyone watches
-//! or not, and twice a second a snapshot while anyone does, so that all that happens is seen within a second. One thread;
-//! workers only take what it has made.
+//! or not, and twice a second a snapshot while anyone does, so that all that happens is seen within a second.
+//! One thread; workers only take what it has made.
 #![expect(
     clippy::disallowed_types,
     reason = "only threads that may block take the lock"
