@@ -57,6 +57,7 @@
 //! | probe × 0–256 | ask nodes whether they are there, resolve their names; as many as there is to wait for | yes |
 //! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
+//! | handover | gives the listening sockets to a process that takes over | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!
@@ -117,6 +118,15 @@
 //!   is found out by the next in line, and two dead nodes cannot keep two requests waiting for each other.
 //! * A request whose client states its patience is judged by the estimate only once a service of the model
 //!   was measured; before that nobody is refused on an assumption.
+//! * A process that takes over is given the listening sockets themselves. Without that, closing a
+//!   SO_REUSEPORT socket resets who waits in its backlog; a shared socket has one backlog, and whoever
+//!   accepts from it next serves them. Hence no socket is ever left without a process that accepts: a
+//!   worker serves several of them where there were more workers before, and the old process accepts until
+//!   the new one has everything but that.
+//! * A listening socket never blocks, on io_uring either. The flag belongs to the socket that two processes
+//!   share; a blocking one would stall a worker on epoll.
+//! * A reload answers when every worker does as the new configuration says. What only a restart changes
+//!   keeps its running value, and the mixture is checked as if it had been read.
 //! * A half-closed client counts as gone. Most clients that close their sending side mean it, and a slot
 //!   must not be held for nobody (RFC 9112 section 9.6 leaves the choice).
 
