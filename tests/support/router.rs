@@ -453,11 +453,6 @@ impl Router {
         self.stderr.lock().unwrap().join("\n")
     }
 
-    /// The process.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Where a file of the router's working and data directory is.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
