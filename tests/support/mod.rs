@@ -21,6 +21,7 @@ mod metrics;
 mod node;
 mod payload;
 mod router;
+mod site;
 mod wait;
 
 pub use client::{End, RawClient, Response, ResponseHead};
@@ -29,6 +30,7 @@ pub use metrics::Metrics;
 pub use node::{Call, Leaving, Presence, ScriptedNode};
 pub use payload::{Ask, Prng, ask, chat, chat_body, event, fixed, post, sse_head};
 pub use router::{Driver, Router, RouterConfig, on_both_drivers};
+pub use site::{Process, Site, is_ready};
 pub use wait::{DEADLINE, Gate, blackhole, eventually, eventually_within, note, pause};
 
 /// The model that scripted nodes serve unless a test says otherwise.

@@ -7,10 +7,10 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::site::{Process, Site, is_ready};
 use crate::support::{
     Driver, RawClient, RouterConfig, ScriptedNode, chat, fixed, note, on_both_drivers,
 };
+use crate::support::{Process, Site, is_ready};
 
 #[test]
 fn a_new_process_that_cannot_start_leaves_the_old_one_alone() {

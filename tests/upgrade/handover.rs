@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::site::Site;
+use crate::support::Site;
 use crate::support::{
     Driver, End, Gate, RawClient, RouterConfig, ScriptedNode, chat, event, eventually, fixed,
     on_both_drivers, sse_head,

@@ -17,5 +17,4 @@ mod support;
 
 mod failures;
 mod handover;
-mod site;
 mod storm;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::site::Site;
+use crate::support::Site;
 use crate::support::{
     Driver, RawClient, RouterConfig, ScriptedNode, ask, eventually, fixed, note, on_both_drivers,
 };

@@ -13,20 +13,21 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{DEADLINE, RawClient, RouterConfig, eventually, note, pause};
+use super::wait::{DEADLINE, eventually, note, pause};
+use super::{RawClient, RouterConfig};
 
-pub(crate) struct Site {
-    pub(crate) directory: PathBuf,
+pub struct Site {
+    pub directory: PathBuf,
 }
 
 /// A process of the router; killed when dropped.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     stderr: Arc<Mutex<Vec<String>>>,
 }
 
 impl Site {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!(
@@ -37,13 +38,13 @@ impl Site {
         Self { directory }
     }
 
-    pub(crate) fn write(&self, config: &RouterConfig) {
+    pub fn write(&self, config: &RouterConfig) {
         let text = config.to_toml(self.directory.to_str().unwrap());
         fs::write(self.directory.join("config.toml"), text).unwrap();
     }
 
     /// Starts the first process and waits until its nodes are online.
-    pub(crate) fn start(&self, config: &RouterConfig) -> (Process, SocketAddr) {
+    pub fn start(&self, config: &RouterConfig) -> (Process, SocketAddr) {
         self.write(config);
         let process = self.spawn(&[]);
         let address = process.wait_for_address();
@@ -52,13 +53,13 @@ impl Site {
     }
 
     /// Starts one that is to take over, without waiting for it.
-    pub(crate) fn upgrade(&self, config: &RouterConfig) -> Process {
+    pub fn upgrade(&self, config: &RouterConfig) -> Process {
         self.write(config);
         self.spawn(&["--upgrade"])
     }
 
     /// Starts a first process without waiting for it.
-    pub(crate) fn start_alone(&self, config: &RouterConfig) -> Process {
+    pub fn start_alone(&self, config: &RouterConfig) -> Process {
         self.write(config);
         self.spawn(&[])
     }
@@ -82,7 +83,7 @@ impl Drop for Site {
 }
 
 impl Process {
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -100,21 +101,21 @@ impl Process {
         Self { child, stderr }
     }
 
-    pub(crate) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    pub(crate) fn stderr(&self) -> String {
+    pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().join("\n")
     }
 
     /// Waits until the log has this; returns what stands behind it in the line.
     #[track_caller]
-    pub(crate) fn wait_for_line(&self, words: &str) -> String {
+    pub fn wait_for_line(&self, words: &str) -> String {
         let began = Instant::now();
         loop {
             let lines = self.stderr.lock().unwrap();
@@ -133,27 +134,27 @@ impl Process {
     }
 
     #[track_caller]
-    pub(crate) fn wait_for_address(&self) -> SocketAddr {
+    pub fn wait_for_address(&self) -> SocketAddr {
         let rest = self.wait_for_line("listening on ");
         rest.split(' ').next().unwrap().parse().unwrap()
     }
 
     /// Waits until the process has taken over.
     #[track_caller]
-    pub(crate) fn wait_until_serving(&self) {
+    pub fn wait_until_serving(&self) {
         self.wait_for_address();
     }
 
     /// Waits until a process can take over from this one.
     #[track_caller]
-    pub(crate) fn wait_until_meeting(&self, site: &Site) {
+    pub fn wait_until_meeting(&self, site: &Site) {
         let socket = site.directory.join("handover.sock");
         eventually("it can be taken over", || socket.exists());
     }
 
     /// Waits for the process to end by itself; its exit code, or a negative signal.
     #[track_caller]
-    pub(crate) fn wait_exit(&mut self) -> i32 {
+    pub fn wait_exit(&mut self) -> i32 {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -170,7 +171,7 @@ impl Process {
         }
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 }
@@ -191,7 +192,7 @@ impl Drop for Process {
     }
 }
 
-pub(crate) fn is_ready(address: SocketAddr) -> bool {
+pub fn is_ready(address: SocketAddr) -> bool {
     let Some(mut client) = RawClient::try_connect(address) else {
         return false;
     };
