@@ -6,6 +6,7 @@
 //! handover      waits for a process that takes over                               (handover/)
 //! control       probes, keys, snapshots; started by whoever composes the process  (control/)
 //! api × 4       the control API; started with it                                  (control/api/)
+//! live          samples what viewers of the control API see                       (control/api/)
 //! access-log    writes access records, if they are on                             (telemetry/)
 //! ```
 
