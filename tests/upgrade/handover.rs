@@ -74,7 +74,7 @@ fn streams_run_on_in_the_old_process_and_idle_connections_end_politely() {
         }
         drop(streams);
         assert_eq!(old.wait_exit(), 0);
-        assert!(old.stderr().contains("has taken over"), "{}", old.stderr());
+        old.wait_for_line("has taken over");
     });
 }
 
@@ -181,5 +181,5 @@ fn the_new_process_reads_the_new_configuration() {
     let mut client = RawClient::connect(address);
     client.send(&plain());
     assert_eq!(client.response().status, 401);
-    assert!(new.stderr().contains("with 3 workers"), "{}", new.stderr());
+    new.wait_for_line("with 3 workers");
 }

@@ -19,3 +19,4 @@ mod failures;
 mod handover;
 mod site;
 mod storm;
+mod supervisor;
