@@ -83,6 +83,41 @@ fn a_new_process_that_fails_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_new_process_that_dies_as_it_is_told_leaves_the_service_to_the_old_one() {
+    let directory = Directory::new("");
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let offer = Offer {
+        directory: directory.0.clone(),
+        host: address.ip(),
+        port: 0,
+        address,
+        listeners: vec![listener],
+    };
+    let (sender, announced) = bounded(8);
+    let (told, released) = bounded(1);
+    let _giver = Giver::start(
+        offer,
+        Arrival::First,
+        move |process| sender.send(process).unwrap(),
+        move |process| told.send(process).unwrap(),
+    )
+    .unwrap();
+    let taken = ask(&directory).unwrap();
+    // Says that it is ready, and cannot be told anything any more.
+    taken.stop_listening();
+    assert!(taken.ready().is_err());
+    let own = std::process::id();
+    // Its own number twice: this test is both processes.
+    for _ in 0..2 {
+        assert_eq!(announced.recv_timeout(PATIENCE), Ok(own));
+    }
+    assert!(released.try_recv().is_err());
+    ask(&directory).unwrap().ready().unwrap();
+    assert_eq!(released.recv_timeout(PATIENCE), Ok(own));
+}
+
+#[test]
 fn of_two_at_once_the_second_is_refused() {
     let directory = Directory::new("");
     let (_giver, _released) = running(&directory, 1);
