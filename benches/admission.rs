@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use llm_router::admission::{AdmissionLimits, Demand, QueueLimits};
 use llm_router::nodes::{
     Admission, AliasSpec, CandidateLimits, Candidates, LocalAdmission, NodeDirectory, NodeSpec,
-    NodeState, Selection,
+    NodeState, Selection, Slot,
 };
 
 /// What one worker has.
@@ -52,6 +52,61 @@ fn main() {
         let together = nanos(core_count, work);
         println!("{name:<18}{alone:>9.1} ns{together:>17.1} ns");
     }
+    println!(
+        "\n{:<34}{:>10}{:>10}{:>10}",
+        "one slot among", 10, 100, 1000
+    );
+    for (name, held_per_node) in LOADS {
+        let [ten, hundred, thousand] =
+            [10, 100, 1000].map(|count| choice_nanos(count, held_per_node));
+        println!("{name:<34}{ten:>7.0} ns{hundred:>7.0} ns{thousand:>7.0} ns");
+    }
+}
+
+/// Nanoseconds for choosing among so many nodes, taking a slot and giving one back, while so many slots of each
+/// node are taken on average: those that are given back are picked at random, so loads are uneven.
+fn choice_nanos(node_count: usize, held_per_node: f64) -> f64 {
+    let nodes: Vec<NodeSpec> = (0..node_count)
+        .map(|index| node(&index.to_string(), "m", SLOTS))
+        .collect();
+    let directory = online(&nodes);
+    let limits = AdmissionLimits {
+        max_concurrent: 1000,
+        max_waiting: 1000,
+        warning_threshold: 0.5,
+        overload_threshold: 0.8,
+    };
+    let admission = LocalAdmission::new(Arc::new(Admission::new(limits, |_| {})), 0);
+    let mut candidates = Candidates::new(directory, LIMITS, 0, admission);
+    let mut select = || match candidates.select(black_box("m"), &[], NOW) {
+        Selection::Slot(slot, _) => Some(slot),
+        _ => None,
+    };
+    let held_count = (node_count as f64 * held_per_node) as usize;
+    let mut held: Vec<Slot> = (0..held_count).filter_map(|_| select()).collect();
+    assert_eq!(held.len(), held_count);
+    let mut random = 1_u64;
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let began = Instant::now();
+            for _ in 0..CHOICES {
+                let Some(slot) = select() else {
+                    return f64::NAN;
+                };
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let place = (random >> 33) as usize % held.len().max(1);
+                match held.get_mut(place) {
+                    Some(place) => drop(std::mem::replace(place, slot)),
+                    None => drop(slot),
+                }
+            }
+            began.elapsed().as_secs_f64() * 1e9 / f64::from(CHOICES)
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds.get(ROUNDS / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn enter(worker: &mut Worker) -> bool {
@@ -137,7 +192,27 @@ fn nanos(thread_count: usize, work: Work) -> f64 {
 
 /// Three nodes that serve `m`, and one without slots that serves `full`.
 fn directory() -> Arc<NodeDirectory> {
-    let node = |name: &str, model: &str, max_concurrency| NodeSpec {
+    online(&[
+        node("1", "m", 100),
+        node("2", "m", 100),
+        node("3", "m", 100),
+        node("4", "full", 0),
+    ])
+}
+
+fn online(specs: &[NodeSpec]) -> Arc<NodeDirectory> {
+    let directory = Arc::new(NodeDirectory::default());
+    let aliases: [AliasSpec; 0] = [];
+    if let Ok(table) = directory.publish(specs, &aliases) {
+        for node in table.nodes() {
+            node.live.publish_state(NodeState::Online);
+        }
+    }
+    directory
+}
+
+fn node(name: &str, model: &str, max_concurrency: u32) -> NodeSpec {
+    NodeSpec {
         name: name.into(),
         addresses: Vec::new(),
         host_header: "h".into(),
@@ -146,23 +221,19 @@ fn directory() -> Arc<NodeDirectory> {
         models: vec![model.into()],
         max_concurrency,
         weight: 1,
-    };
-    let directory = Arc::new(NodeDirectory::default());
-    let specs = [
-        node("1", "m", 100),
-        node("2", "m", 100),
-        node("3", "m", 100),
-        node("4", "full", 0),
-    ];
-    let aliases: [AliasSpec; 0] = [];
-    if let Ok(table) = directory.publish(&specs, &aliases) {
-        for node in table.nodes() {
-            node.live.publish_state(NodeState::Online);
-        }
     }
-    directory
 }
 
+/// Taken slots of each node, of [`SLOTS`], on average.
+const LOADS: [(&str, f64); 5] = [
+    ("idle", 0.0),
+    ("a tenth of the slots taken", 0.4),
+    ("half of them", 2.0),
+    ("nine tenths", 3.6),
+    ("all but one in a hundred", 3.96),
+];
+const SLOTS: u32 = 4;
+const CHOICES: u32 = 20_000;
 const NOW: Duration = Duration::from_secs(1000);
 const LIMITS: CandidateLimits = CandidateLimits {
     max_capacity: 100,

@@ -33,14 +33,17 @@ use llm_router::nodes::{
     Selection,
 };
 use llm_router::openai::{UsageTap, peek::peek};
-use llm_router::telemetry::{Latency, WorkerMetrics};
+use llm_router::telemetry::{
+    EndedBy, EndpointLabel, History, HistoryLimits, HistoryNames, HistoryRecord, Latency, Phase,
+    WorkerMetrics,
+};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// A step: its name, and what does it so many times and says how often it went as meant.
 type Step = (&'static str, fn(u32) -> u32);
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     ("request head", request_head),
     ("response head", response_head),
     ("head write", head_write),
@@ -53,6 +56,7 @@ const STEPS: [Step; 12] = [
     ("selection of 100", |times| selection(times, 100)),
     ("usage of an event", usage),
     ("latency record", latency),
+    ("history record", history),
 ];
 
 fn main() -> ExitCode {
@@ -283,6 +287,41 @@ fn latency(times: u32) -> u32 {
     repeat(times, || {
         recorder.latency(Latency::Request, black_box(Duration::from_micros(1234)));
         true
+    })
+}
+
+/// Made and handed over by the worker, and taken by the thread that writes it.
+fn history(times: u32) -> u32 {
+    let limits = HistoryLimits {
+        is_on: true,
+        retention_secs: 1,
+        rows_max: 1,
+    };
+    let history = History::new(1, limits);
+    let mut taken = Vec::new();
+    repeat(times, || {
+        let id = black_box(b"req_0123456789abcdef0123456789abcdef");
+        let mut names = HistoryNames::new(black_box(1_800_000_000_000), id, black_box(7));
+        names.set_model(black_box(b"llama-3.2-1b-instruct"));
+        names.set_node(black_box(b"gpu-1"));
+        let record = HistoryRecord {
+            names,
+            endpoint: EndpointLabel::ChatCompletions,
+            status: black_box(200),
+            duration_us: black_box(1234),
+            phase_us: black_box([100; Phase::COUNT]),
+            tokens: black_box(Some((30, 4))),
+            request_bytes: black_box(94),
+            response_bytes: black_box(512),
+            attempts: 1,
+            ended_by: EndedBy::Node,
+            ended_in: Phase::Done,
+            is_stream: false,
+        };
+        taken.clear();
+        let is_offered = history.offer(0, record).is_ok();
+        history.take(&mut taken, 1);
+        is_offered && taken.len() == 1
     })
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::contenders::{Contenders, Found};
 use super::line::{LocalAdmission, Served};
 use super::live::{NodeLive, NodeState};
-use super::policy::{self, Load};
 use super::table::{Model, ModelStats, Node, NodeDirectory, NodeId, NodeTable};
 
 /// Bounds of the candidate cache (`node_cache`, spec section 2).
@@ -72,6 +72,8 @@ pub struct ResolvedModel {
     generation: u64,
     is_alias: bool,
     nodes: Box<[Rc<WorkerNode>]>,
+    /// The same nodes, laid out for the choice.
+    contenders: Contenders,
     clock: Rc<Cell<u64>>,
 }
 
@@ -82,7 +84,7 @@ struct WorkerNode {
     node: Arc<Node>,
     /// The node's own, within one step instead of two: the choice looks at every node's.
     live: Arc<NodeLive>,
-    weight: u32,
+    /// For whatever model; where the rotation of a model begins when it is looked up again.
     chosen_at: Cell<u64>,
     /// Where a slot somebody waits for is handed over.
     admission: LocalAdmission,
@@ -187,7 +189,6 @@ impl Candidates {
         let known = known.cloned().unwrap_or_else(|| {
             Rc::new(WorkerNode {
                 live: Arc::clone(&node.live),
-                weight: node.weight,
                 chosen_at: Cell::new(0),
                 admission: self.admission.clone(),
                 node: Arc::clone(node),
@@ -236,7 +237,6 @@ impl Candidates {
             let known = WorkerNode {
                 node: Arc::clone(node),
                 live: Arc::clone(&node.live),
-                weight: node.weight,
                 chosen_at: Cell::new(chosen_at),
                 admission: self.admission.clone(),
             };
@@ -256,14 +256,19 @@ impl Candidates {
 
     fn look_up(&mut self, name: &str) -> Option<Rc<ResolvedModel>> {
         let model = Arc::clone(self.table.load().resolve(name)?);
-        let nodes = model
-            .nodes
-            .iter()
-            .filter_map(|node| self.nodes.get(&node.id).cloned());
+        let known = model.nodes.iter();
+        let nodes: Box<[_]> = known
+            .filter_map(|node| self.nodes.get(&node.id).cloned())
+            .collect();
+        let contenders = nodes.iter().map(|known| {
+            let live = Arc::clone(&known.live);
+            (live, known.node.weight, known.chosen_at.get())
+        });
         Some(Rc::new(ResolvedModel {
+            contenders: Contenders::new(contenders),
             is_alias: *model.name != *name,
             generation: self.generation,
-            nodes: nodes.collect(),
+            nodes,
             model,
             clock: Rc::clone(&self.clock),
         }))
@@ -360,17 +365,18 @@ impl ResolvedModel {
         // Each round sees fresh loads: a node whose last slot another core took meanwhile has
         // dropped out.
         for _ in 0..CHOICE_ROUNDS {
-            let mut any_online = false;
-            let choice = policy::choose(self.nodes.iter().filter_map(|known| {
-                let load = known.online_load()?;
-                any_online = true;
-                (!exclude.contains(&known.node.id)).then_some((known, load))
-            }));
-            match choice.map(|known| self.take(known)) {
-                Some(Some(slot)) => return Selection::Slot(slot, self),
-                Some(None) => {}
-                None if any_online => return Selection::NoSlot(self),
-                None => return Selection::NoOnlineNode(self),
+            let found = self.contenders.find(|position| {
+                let known = self.nodes.get(position);
+                !exclude.is_empty() && known.is_some_and(|known| exclude.contains(&known.node.id))
+            });
+            match found {
+                Found::Node(position) => {
+                    if let Some(slot) = self.take(position) {
+                        return Selection::Slot(slot, self);
+                    }
+                }
+                Found::AllFull => return Selection::NoSlot(self),
+                Found::NoneOnline => return Selection::NoOnlineNode(self),
             }
         }
         self.select_any(exclude)
@@ -378,38 +384,26 @@ impl ResolvedModel {
 
     /// Under a storm of rivals any free slot is better than a further round.
     fn select_any(self: Rc<Self>, exclude: &[NodeId]) -> Selection {
-        let mut usable = self
-            .nodes
-            .iter()
-            .filter(|known| known.online_load().is_some() && !exclude.contains(&known.node.id));
-        match usable.find_map(|known| self.take(known)) {
+        let mut usable = self.nodes.iter().enumerate().filter(|(_, known)| {
+            known.live.state() == NodeState::Online && !exclude.contains(&known.node.id)
+        });
+        match usable.find_map(|(position, _)| self.take(position)) {
             Some(slot) => Selection::Slot(slot, self),
             None => Selection::NoSlot(self),
         }
     }
 
-    fn take(&self, known: &Rc<WorkerNode>) -> Option<Slot> {
+    fn take(&self, position: usize) -> Option<Slot> {
+        let known = self.nodes.get(position)?;
         known.live.try_take_slot().then(|| {
-            self.clock.set(self.clock.get() + 1);
-            known.chosen_at.set(self.clock.get());
+            let stamp = self.clock.get() + 1;
+            self.clock.set(stamp);
+            known.chosen_at.set(stamp);
+            self.contenders.chosen(position, stamp);
             Slot {
                 node: Rc::clone(known),
             }
         })
-    }
-}
-
-impl WorkerNode {
-    /// What the policy is to know; `None` unless the node is online.
-    fn online_load(&self) -> Option<Load> {
-        if self.live.state() != NodeState::Online {
-            return None;
-        }
-        Some(Load::of(
-            self.live.slots(),
-            self.weight,
-            self.chosen_at.get(),
-        ))
     }
 }
 

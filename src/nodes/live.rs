@@ -2,11 +2,13 @@
 //! lock-free and shared by the workers. Never decides anything: the policy chooses, the health
 //! machine judges.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::admission::{LimitedCounter, Occupancy};
+use crate::admission::Occupancy;
+
+use super::bank::{Line, Place};
 
 /// Whether a node gets traffic, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,20 +46,12 @@ pub enum FailureReason {
 
 /// The counters of one node. They belong to its name and outlive changes of the table.
 ///
-/// What selection touches lies on one cache line per node, so choosing and taking a slot moves that
-/// line once.
+/// What selection touches lies on one line, so choosing and taking a slot moves that line once; where it lies
+/// is [`Place`]'s part.
 #[derive(Debug)]
 pub struct NodeLive {
-    selection: CachePadded<SelectionLine>,
+    place: Place,
     failures_total: CachePadded<[AtomicU64; FailureReason::ALL.len()]>,
-}
-
-#[derive(Debug)]
-struct SelectionLine {
-    slots: LimitedCounter,
-    selections_total: AtomicU64,
-    consecutive_failures: AtomicU32,
-    state: AtomicU8,
 }
 
 impl NodeState {
@@ -80,6 +74,14 @@ impl NodeState {
             Self::Offline => "offline",
             Self::Ejected => "ejected",
         }
+    }
+}
+
+impl Line {
+    /// Whether the node gets traffic.
+    #[inline]
+    pub(super) fn is_online(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == NodeState::Online as u8
     }
 }
 
@@ -112,34 +114,37 @@ impl FailureReason {
 
 impl NodeLive {
     /// Counters of a new node, which is Pending.
-    #[must_use]
-    pub fn new(max_concurrency: u32) -> Self {
+    pub(super) fn placed(place: Place) -> Self {
         Self {
-            selection: CachePadded::new(SelectionLine {
-                slots: LimitedCounter::new(max_concurrency),
-                selections_total: AtomicU64::new(0),
-                consecutive_failures: AtomicU32::new(0),
-                state: AtomicU8::new(NodeState::Pending as u8),
-            }),
+            place,
             failures_total: CachePadded::new([const { AtomicU64::new(0) }; _]),
         }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    #[inline]
+    pub(super) fn line(&self) -> &Line {
+        self.place.line()
     }
 
     /// Slots taken and `max_concurrency`, read together.
     #[must_use]
     pub fn slots(&self) -> Occupancy {
-        self.selection.slots.load()
+        self.line().slots.load()
     }
 
     /// Changes `max_concurrency`; requests beyond a lowered one run on.
     pub fn set_max_concurrency(&self, max_concurrency: u32) {
-        self.selection.slots.set_limit(max_concurrency);
+        self.line().slots.set_limit(max_concurrency);
     }
 
     /// The state last published.
     #[must_use]
     pub fn state(&self) -> NodeState {
-        let byte = self.selection.state.load(Ordering::Relaxed);
+        let byte = self.line().state.load(Ordering::Relaxed);
         // Only `publish_state` writes the byte, so the fallback is never taken.
         NodeState::ALL
             .get(usize::from(byte))
@@ -150,13 +155,13 @@ impl NodeLive {
     /// Publishes the health machine's verdict; workers see it at their next choice. Only the
     /// control thread calls this.
     pub fn publish_state(&self, state: NodeState) {
-        self.selection.state.store(state as u8, Ordering::Relaxed);
+        self.line().state.store(state as u8, Ordering::Relaxed);
     }
 
     /// Times this node was chosen.
     #[must_use]
     pub fn selections_total(&self) -> u64 {
-        self.selection.selections_total.load(Ordering::Relaxed)
+        self.line().selections_total.load(Ordering::Relaxed)
     }
 
     /// Failures for one reason.
@@ -168,7 +173,7 @@ impl NodeLive {
     /// Failures since the last success.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
-        self.selection.consecutive_failures.load(Ordering::Relaxed)
+        self.line().consecutive_failures.load(Ordering::Relaxed)
     }
 
     /// Counts a failure of the node; `true` for each that completes another [`EJECTION_FAILURES`] in
@@ -177,7 +182,7 @@ impl NodeLive {
     pub fn record_failure(&self, reason: FailureReason) -> bool {
         self.failures_total[reason as usize].fetch_add(1, Ordering::Relaxed);
         let before = self
-            .selection
+            .line()
             .consecutive_failures
             .fetch_add(1, Ordering::Relaxed);
         before.wrapping_add(1).is_multiple_of(EJECTION_FAILURES)
@@ -194,42 +199,38 @@ impl NodeLive {
     /// Counts from zero again after the control thread has dealt with a reached threshold, whatever
     /// it decided: otherwise a last node that could not be ejected would never report again.
     pub(super) fn restart_failure_run(&self) {
-        self.selection
-            .consecutive_failures
-            .store(0, Ordering::Relaxed);
+        self.line().consecutive_failures.store(0, Ordering::Relaxed);
     }
 
     /// Takes a slot; `false` if none is free or somebody waits for one.
     pub(super) fn try_take_slot(&self) -> bool {
-        self.count_selection(self.selection.slots.try_take())
+        self.count_selection(self.line().slots.try_take())
     }
 
     /// Takes a slot for whoever is next. Only the queues call this.
     pub(super) fn try_take_slot_in_turn(&self) -> bool {
-        self.count_selection(self.selection.slots.try_take_in_turn())
+        self.count_selection(self.line().slots.try_take_in_turn())
     }
 
     /// Gives a slot back; `true` if somebody may wait for it.
     pub(super) fn release_slot(&self) -> bool {
-        self.selection.slots.release()
+        self.line().slots.release()
     }
 
     /// Somebody waits for a slot from now on. Only the queues call this.
     pub(super) fn contend(&self) {
-        self.selection.slots.contend();
+        self.line().slots.contend();
     }
 
     /// Nobody waits for a slot any more. Only the queues call this.
     pub(super) fn settle(&self) {
-        self.selection.slots.settle();
+        self.line().slots.settle();
     }
 
     fn count_selection(&self, is_taken: bool) -> bool {
         if is_taken {
             // The line is already exclusive to this core after the take.
-            self.selection
-                .selections_total
-                .fetch_add(1, Ordering::Relaxed);
+            self.line().selections_total.fetch_add(1, Ordering::Relaxed);
         }
         is_taken
     }

@@ -3,8 +3,10 @@
 //! waits.
 
 mod availability;
+mod bank;
 mod board;
 mod candidates;
+mod contenders;
 pub mod health;
 mod line;
 mod live;

@@ -24,30 +24,84 @@ pub struct Load {
 /// "Longest ago" instead of a rotating index: an index modulo the number of equals favours some
 /// nodes when that number keeps changing. One pass, no allocation.
 pub fn choose<K>(loads: impl Iterator<Item = (K, Load)>) -> Option<K> {
-    let mut chosen = None;
-    // Stands for an infinite ratio, so every node with a free slot precedes it.
-    let mut least = Ratio {
-        in_flight: 1,
-        capacity: 0,
-    };
-    let mut least_chosen_at = u64::MAX;
+    let mut least = Least::default();
     for (key, load) in loads {
-        if load.in_flight >= load.max_concurrency || load.is_contended {
-            continue;
-        }
-        let ratio = load.ratio();
-        let (own, others) = ratio.cross_multiplied(least);
-        if own < others || (own == others && load.chosen_at < least_chosen_at) {
-            chosen = Some(key);
-            least = ratio;
-            least_chosen_at = load.chosen_at;
+        if least.is_beaten_by(&load) {
+            least.replace(key, &load);
         }
     }
-    chosen
+    least.chosen()
+}
+
+/// Whether no node can be preferred to one whose slots stand like this, except one chosen longer ago: it has
+/// a free slot and nothing in flight.
+#[inline]
+#[must_use]
+pub fn cannot_be_beaten(slots: Occupancy) -> bool {
+    slots.count == 0 && slots.has_room()
+}
+
+/// The best of the loads seen so far.
+#[derive(Debug)]
+pub struct Least<K> {
+    chosen: Option<K>,
+    ratio: Ratio,
+    chosen_at: u64,
+}
+
+impl<K> Least<K> {
+    /// Whether the best so far is to be preferred to a node whose slots stand like this, whatever else is
+    /// known of that: most of a thousand nodes are out of the question at this look.
+    #[inline]
+    #[must_use]
+    pub fn precedes(&self, slots: Occupancy, weight: u32) -> bool {
+        let load = Load::of(slots, weight, 0);
+        let (own, others) = load.ratio().cross_multiplied(self.ratio);
+        own > others
+    }
+
+    /// Whether a node with this load is to be preferred; never if it has no free slot.
+    #[inline]
+    #[must_use]
+    pub fn is_beaten_by(&self, load: &Load) -> bool {
+        if load.in_flight >= load.max_concurrency || load.is_contended {
+            return false;
+        }
+        let (own, others) = load.ratio().cross_multiplied(self.ratio);
+        own < others || (own == others && load.chosen_at < self.chosen_at)
+    }
+
+    /// The node of this key, whose load this is, is the best now.
+    #[inline]
+    pub fn replace(&mut self, key: K, load: &Load) {
+        self.chosen = Some(key);
+        self.ratio = load.ratio();
+        self.chosen_at = load.chosen_at;
+    }
+
+    /// The best of all.
+    #[must_use]
+    pub fn chosen(self) -> Option<K> {
+        self.chosen
+    }
+}
+
+impl<K> Default for Least<K> {
+    fn default() -> Self {
+        Self {
+            chosen: None,
+            // Stands for an infinite ratio, so every node with a free slot precedes it.
+            ratio: Ratio {
+                in_flight: 1,
+                capacity: 0,
+            },
+            chosen_at: u64::MAX,
+        }
+    }
 }
 
 /// `in_flight` ÷ `capacity`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Ratio {
     in_flight: u32,
     capacity: u64,

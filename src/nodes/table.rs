@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
+use super::bank::{Banks, Place};
 use super::live::NodeLive;
 
 /// One node as configured, registered or discovered.
@@ -123,6 +124,7 @@ pub struct NodeTable {
     /// Places in `nodes`.
     by_name: HashMap<Box<str>, usize>,
     by_id: HashMap<NodeId, usize>,
+    banks: Banks,
     models: BTreeMap<Box<str>, Arc<Model>>,
     aliases: BTreeMap<Box<str>, Arc<Model>>,
 }
@@ -343,6 +345,7 @@ impl NodeTable {
         let mut next = Self {
             generation: self.generation + 1,
             next_id: self.next_id,
+            banks: self.banks.clone(),
             ..Self::default()
         };
         next.add_nodes(self, specs)?;
@@ -368,7 +371,13 @@ impl NodeTable {
                 None => self.new_id(),
             };
             self.by_id.insert(id, place);
-            self.nodes.push(Arc::new(Node::new(id, spec, before)));
+            let live = before
+                .map(|node| Arc::clone(&node.live))
+                .unwrap_or_else(|| {
+                    let place = Place::new(&mut self.banks, place, spec.max_concurrency);
+                    Arc::new(NodeLive::placed(place))
+                });
+            self.nodes.push(Arc::new(Node::new(id, spec, live)));
         }
         Ok(())
     }
@@ -408,7 +417,7 @@ impl NodeTable {
 }
 
 impl Node {
-    fn new(id: NodeId, spec: &NodeSpec, before: Option<&Arc<Self>>) -> Self {
+    fn new(id: NodeId, spec: &NodeSpec, live: Arc<NodeLive>) -> Self {
         Self {
             id,
             name: spec.name.clone(),
@@ -418,10 +427,7 @@ impl Node {
             authorization: spec.authorization.clone(),
             models: spec.models.clone(),
             weight: spec.weight,
-            live: match before {
-                Some(node) => Arc::clone(&node.live),
-                None => Arc::new(NodeLive::new(spec.max_concurrency)),
-            },
+            live,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::runtime;
 use crate::telemetry::{History, StoreHealth, log};
@@ -37,6 +38,10 @@ pub fn start(
     let thread = thread::Builder::new().name("store".to_owned());
     let thread = thread.spawn(move || {
         let _watch = Watch(Arc::clone(&health));
+        // A file that may not grow any more is to be told as an error, not to end the process.
+        if let Err(error) = SigSet::from(Signal::SIGXFSZ).thread_block() {
+            log::debug(format_args!("cannot block SIGXFSZ: {error}"));
+        }
         if let Err(error) = runtime::lower_priority() {
             log::debug(format_args!("the store runs at full priority: {error}"));
         }
@@ -97,11 +102,9 @@ fn run(inbox: &Receiver<Command>, mut keeper: Keeper, mut collector: Collector) 
         // By the clock, not only when nobody calls: else it would never be its turn.
         let now = Instant::now();
         if now >= collect_at {
-            let must_go_on = collector.work(&mut keeper);
-            collect_at = if must_go_on {
-                now
-            } else {
-                now + COLLECT_INTERVAL
+            collect_at = match collector.work(&mut keeper) {
+                true => now,
+                false => now + collector.interval(),
             };
         }
         if now >= look_after_at {
@@ -115,7 +118,5 @@ fn run(inbox: &Receiver<Command>, mut keeper: Keeper, mut collector: Collector) 
 /// How long the start of the process waits for the file to be opened.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AFTER_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a record waits in its queue, usually.
-const COLLECT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end of the process waits for the last records to be written.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);

@@ -257,7 +257,7 @@ export function startFake({ scenario = 'busy', port = 0 } = {}) {
     else if (route === 'GET /api/nodes') json(response, 200, { nodes: world.nodes });
     else if (route === 'POST /api/nodes') {
       if (!/^https?:\/\//.test(body.base_url)) {
-        refuse(response, 400, 'invalid_field', 'base_url: must begin with http:// or https://');
+        refuse(response, 400, 'invalid_field', '`base_url` must begin with http:// or https://');
         return;
       }
       const node = { ...world.nodes.at(-1), id: '77aa01f4c02e9b1d', name: body.name, base_url: body.base_url, state: 'pending', source: 'registered' };
@@ -302,6 +302,7 @@ export function startFake({ scenario = 'busy', port = 0 } = {}) {
       url: `http://127.0.0.1:${server.address().port}`,
       world,
       logIn: () => { isLoggedIn = true; },
+      streams: () => streams.size,
       expire: () => {
         isLoggedIn = false;
         for (const stream of streams) stream.expire();

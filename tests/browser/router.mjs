@@ -105,7 +105,7 @@ export class Router {
 
   // One short chat; resolves to the status. A connection of its own, which is not kept.
   ask({ key = KEY, model = MODEL, path = '/v1/chat/completions', stream = false } = {}) {
-    const body = JSON.stringify({ model, stream, messages: [{ role: 'user', content: 'Hello' }] });
+    const body = JSON.stringify({ model, stream, ...(stream ? { stream_options: { include_usage: true } } : {}), messages: [{ role: 'user', content: 'Hello' }] });
     return new Promise((resolve, reject) => {
       const sent = request(`${this.url}${path}`, {
         method: 'POST', agent: false,

@@ -1,5 +1,5 @@
 // Takes the pictures of the README from the real binary under a load that rises and falls. Bounded: it
-// runs for the given minutes, with at most 70 requests at a time, everything on 127.0.0.1.
+// runs for the given minutes, with at most 125 requests at a time, everything on 127.0.0.1.
 //
 //     node tests/browser/screenshots.mjs path/to/llm-router [minutes] [folder]
 
@@ -35,8 +35,8 @@ async function client(index) {
 const began = performance.now();
 const conductor = setInterval(() => {
   const at = (performance.now() - began) / 60_000;
-  const wave = Math.max(0, Math.sin((at / Number(minutes)) * 2 * Math.PI * 1.5 - 1.2));
-  wanted = Math.round(10 + 58 * wave);
+  const wave = Math.max(0, Math.sin((at / Number(minutes)) * 2 * Math.PI * 1.1 - 1.2));
+  wanted = Math.round(10 + 112 * wave);
   while (running < wanted && performance.now() < end) client(running);
 }, 500);
 
@@ -44,12 +44,12 @@ try {
   await new Promise((wait) => { setTimeout(wait, Number(minutes) * 60_000 - 6000); });
   const browser = await launch();
   const into = folderFor(folder);
-  for (const [name, theme, hash, height] of [['metrics', 'dark', '#/metrics', 1010], ['history', 'light', '#/history', 860]]) {
+  for (const [name, theme, hash, height] of [['metrics', 'dark', '#/metrics', 1200], ['history', 'light', '#/history', 860]]) {
     const { page, context } = await openPage(browser, router.url, { width: 1280, height, theme, reducedMotion: 'reduce' });
     await logIn(page, router.url, { hash });
     await settled(page);
     if (name === 'history') {
-      await page.getByRole('row', { name: /200 Success/ }).locator('.opener').nth(2).click();
+      await page.locator('tr', { hasText: 'qwen2.5-7b' }).filter({ hasText: '200 Success' }).locator('.opener').nth(2).click();
       await page.mouse.move(0, 0);
     }
     await page.evaluate(() => document.activeElement?.blur());

@@ -4,6 +4,7 @@
 import { assert, assertClean, assertEqual } from './harness.mjs';
 import { HOSTILE, startFake } from './fake.mjs';
 import { believe, openPage, settled } from './browser.mjs';
+import { until } from './router.mjs';
 
 async function withFake(scene, scenario, body) {
   const fake = await startFake({ scenario });
@@ -70,6 +71,25 @@ export const tests = {
         await page.getByText(words).waitFor();
       }
       assertClean(troubles);
+    });
+  },
+
+  async 'a hidden tab lets go of its stream, and takes it up again'(scene) {
+    await withFake(scene, 'busy', async ({ fake, page }) => {
+      await page.clock.install();
+      await page.goto(`${fake.url}/#/metrics`);
+      await settled(page);
+      const turn = (hidden) => page.evaluate((value) => {
+        Object.defineProperty(document, 'hidden', { value, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+      }, hidden);
+      assertEqual(fake.streams(), 1, 'streams while it is seen');
+      await turn(true);
+      await page.clock.fastForward(61_000);
+      await until('the stream to end', () => fake.streams() === 0);
+      await turn(false);
+      await until('the stream to begin again', () => fake.streams() === 1);
+      await page.locator('#page[data-live="live"]').waitFor();
     });
   },
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::support::{
-    Driver, Gate, ScriptedNode, ask as chat, event, eventually_within, fixed, on_both_drivers,
-    sse_head,
+    Driver, Gate, ScriptedNode, ask as chat, event, eventually, eventually_within, fixed,
+    on_both_drivers, sse_head,
 };
 use super::{ask, bearer, config, expect_error, json, login, make_key, router};
 
@@ -205,5 +205,7 @@ fn a_damaged_key_file_is_told_without_its_place() {
         expect_error(&response, 503, "store_unavailable");
         assert!(!response.text().contains("api-keys"));
     }
-    assert!(router.stderr().contains("api-keys.json is damaged"));
+    eventually("the log says so", || {
+        router.stderr().contains("api-keys.json is damaged")
+    });
 }

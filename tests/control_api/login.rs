@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use super::support::{Driver, RawClient, on_both_drivers};
-use super::{answer, ask, bearer, config, expect_error, json, request, router, try_login};
+use super::{answer, ask, bearer, config, expect_error, json, login, request, router, try_login};
 
 #[test]
 fn a_login_opens_the_api_until_the_logout() {
@@ -41,6 +41,29 @@ fn a_login_opens_the_api_until_the_logout() {
         let again = ask(&router, "POST", "/api/auth/logout", &fields, None);
         expect_error(&again, 401, "not_authenticated");
     });
+}
+
+#[test]
+fn a_restart_logs_nobody_out() {
+    let router = router(Driver::Epoll);
+    let (kept, ended) = (login(&router), login(&router));
+    let fields = [("Authorization", &*bearer(&ended.token))];
+    assert_eq!(
+        ask(&router, "POST", "/api/auth/logout", &fields, None).status,
+        204
+    );
+    let router = router.killed_and_started_again();
+    let me = |token: &str| {
+        ask(
+            &router,
+            "GET",
+            "/api/auth/me",
+            &[("Authorization", &bearer(token))],
+            None,
+        )
+    };
+    assert_eq!(me(&kept.token).status, 200);
+    expect_error(&me(&ended.token), 401, "not_authenticated");
 }
 
 #[test]

@@ -109,6 +109,61 @@ fn the_router_serves_without_a_database_and_takes_it_up_when_it_can() {
     eventually("the request is written", || total(&router, &data, "") == 1);
 }
 
+/// Lets the files of a process grow no further than this.
+fn limit_file_size(pid: i32, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the limit lives through the call, and nothing is written to it.
+    #[expect(unsafe_code, reason = "nix limits only its own process")]
+    let outcome = unsafe {
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn requests_do_not_notice_a_full_disk_and_are_written_when_there_is_room() {
+    let data = DataDir::new();
+    let node = ScriptedNode::answering(fixed(b"{}"));
+    let router = data.config().node("gpu-1", &node).start();
+    let mut client = router.connect();
+    time_of_one(&mut client);
+    eventually("the first is written", || total(&router, &data, "") == 1);
+    // To the database it is the same whether the disk is full or the file may not grow.
+    limit_file_size(router.pid(), 0);
+    let mut count = 1;
+    eventually("the router says that its store fails", || {
+        time_of_one(&mut client);
+        count += 1;
+        store_of(&router) == "failing"
+    });
+    assert_eq!(register(&router, &data, "new"), Some(503));
+    for _ in 0..200 {
+        time_of_one(&mut client);
+        count += 1;
+    }
+    limit_file_size(router.pid(), libc::RLIM_INFINITY);
+    eventually("the store works again", || store_of(&router) == "ok");
+    eventually("all are written", || total(&router, &data, "") == count);
+    assert_eq!(register(&router, &data, "new"), Some(201));
+    assert_eq!(
+        router.metrics().value("llm_router_history_dropped_total"),
+        0.0
+    );
+    drop(router);
+    let verdict = data
+        .open()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0));
+    assert_eq!(verdict, Ok("ok".to_owned()));
+}
+
 /// Writes through every door until the router is gone; the nodes whose registration it acknowledged.
 fn write_until_killed(router: &Router, data: &DataDir, round: u64) -> Vec<String> {
     let is_over = AtomicBool::new(false);

@@ -400,6 +400,10 @@ impl Router {
         }
     }
 
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap();
     }

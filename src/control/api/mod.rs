@@ -12,6 +12,7 @@ mod history;
 mod keys;
 mod load;
 mod nodes;
+mod openapi;
 mod query;
 mod reload;
 mod reply;

@@ -6,7 +6,7 @@ use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
 
 use super::rights::{self, Right};
-use super::{Call, Context, Reply, auth, events, history, keys, load, nodes, reload};
+use super::{Call, Context, Reply, auth, events, history, keys, load, nodes, openapi, reload};
 
 /// Answers a request.
 pub(super) type Handler = fn(&Context, &Call<'_>) -> Result<Reply, ApiError>;
@@ -35,6 +35,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Post, "/api/keys", Right::Admin, keys::create),
     route(Method::Delete, "/api/keys/{id}", Right::Admin, keys::revoke),
     route(Method::Get, "/api/load-status", Right::Admin, load::status),
+    route(Method::Get, "/api/openapi.json", Right::Public, openapi::document),
     route(Method::Get, "/api/queue/stats", Right::Admin, load::queue),
     route(Method::Post, "/api/reload", Right::Admin, reload::reload),
     route(Method::Get, "/api/nodes", Right::Admin, nodes::list),

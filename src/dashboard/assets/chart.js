@@ -81,7 +81,7 @@ export function lineChart({ label, format, scale = format, top = 1, steps = fals
     readout.style.left = `${Math.min(Math.max(left, half), Math.max(half, width - half))}px`;
   }
 
-  // Said only while nobody reads a point, so that a screen reader is not told every second.
+  // Said only while nobody reads a point, so that a screen reader is not told all the time.
   function describe() {
     setAttribute(node, 'aria-valuemax', Math.max(0, points.length - 1));
     if (document.activeElement === node) return;

@@ -26,7 +26,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Touches the document only when something changed: figures come every second.
+// Touches the document only when something changed: figures come twice a second.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

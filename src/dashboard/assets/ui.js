@@ -145,7 +145,7 @@ export function formDialog({ title, content, action, tone = '', submit, cancel =
       result = (await submit()) ?? true;
       node.close();
     } catch (failure) {
-      setText(problem, failure.message);
+      setText(problem, inWords(form, failure.message));
       markInvalid(form, failure);
     } finally {
       confirm.removeAttribute('aria-disabled');
@@ -233,6 +233,14 @@ function markInvalid(form, failure) {
   if (!(input instanceof HTMLElement)) return;
   input.setAttribute('aria-invalid', 'true');
   input.focus();
+}
+
+// Fields have names in the API and labels on the page.
+function inWords(form, message) {
+  return message.replace(/`([a-z_]+)`/g, (whole, name) => {
+    const control = form.elements.namedItem(name);
+    return control instanceof HTMLElement && control.labels?.[0] ? control.labels[0].textContent : whole;
+  });
 }
 
 function clearInvalid(form) {

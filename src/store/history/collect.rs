@@ -1,6 +1,7 @@
 //! Takes the records from the workers' queues, writes them, and deletes what is past its time.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -40,6 +41,14 @@ impl Collector {
         self.history.alarms()
     }
 
+    /// How long records may wait in their queues, unless there is an alarm.
+    pub(in crate::store) fn interval(&self) -> Duration {
+        match self.history.is_on() {
+            true => COLLECT_INTERVAL,
+            false => CLEAN_INTERVAL,
+        }
+    }
+
     /// Writes what waits, and deletes a little of what is past its time; whether there is more to do
     /// at once.
     pub(in crate::store) fn work(&mut self, keeper: &mut Keeper) -> bool {
@@ -50,7 +59,14 @@ impl Collector {
 
     /// Writes everything, as far as that is possible before `until`.
     pub(in crate::store) fn finish(&mut self, keeper: &mut Keeper, until: Instant) {
-        while (self.write_batch(keeper) || !self.pending.is_empty()) && Instant::now() < until {}
+        while Instant::now() < until {
+            let may_be_more = self.write_batch(keeper);
+            match self.pending.is_empty() {
+                true if !may_be_more => break,
+                true => {}
+                false => thread::park_timeout(RETRY_PAUSE),
+            }
+        }
         self.history.take(&mut self.pending, usize::MAX);
         let lost = self.pending.len();
         if lost > 0 {
@@ -116,5 +132,9 @@ const BATCH_RECORDS: usize = 4096;
 const DELETE_STEP: u64 = 5000;
 /// How long a batch waits for other processes before those who wait for the thread are heard.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+/// How often the queues are looked through.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(100);
+/// At the end, between attempts to write to a database that fails.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked what is past its time.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! Makes what the viewers of `/api/events` see: every five seconds a point of the series, whether anyone watches
-//! or not, and every second a snapshot while anyone does. One thread; workers only take what it has made.
+//! or not, and twice a second a snapshot while anyone does, so that all that happens is seen within a second.
+//! One thread; workers only take what it has made.
 #![expect(
     clippy::disallowed_types,
     reason = "only threads that may block take the lock"
@@ -185,17 +186,29 @@ impl Work {
             if (second - 1).is_multiple_of(POINT_SECS) {
                 self.add_point();
             }
-            if self.shared.live.is_watched() {
-                self.show();
-            }
+            self.show_to_viewers();
             let until = origin + second * SECOND;
-            while let Ok(()) = wishes.recv_deadline(until) {
-                self.show();
-            }
-            if Instant::now() < until {
-                // Nobody can wish any more: the process ends.
+            if !self.welcome_until(wishes, until - SECOND / 2) {
                 return;
             }
+            self.show_to_viewers();
+            if !self.welcome_until(wishes, until) {
+                return;
+            }
+        }
+    }
+
+    /// Shows each new viewer a frame at once; false when nobody can come any more, because the process ends.
+    fn welcome_until(&mut self, wishes: &Receiver<()>, until: Instant) -> bool {
+        while let Ok(()) = wishes.recv_deadline(until) {
+            self.show();
+        }
+        Instant::now() >= until
+    }
+
+    fn show_to_viewers(&mut self) {
+        if self.shared.live.is_watched() {
+            self.show();
         }
     }
 

@@ -1,0 +1,181 @@
+"""Has schemathesis ask the control API, as its OpenAPI document describes it, and checks the answers.
+
+    python3 tests/openapi/run.py path/to/llm-router
+
+The binary runs with a key of scope admin. Every answer must have a status, a media type and a body
+that the document describes, and none may be a server error. The last line has the counts; the exit
+code is 0 only if every operation passed. tools/test calls this in the environment that tools/setup
+has made.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CHECKS = ",".join(
+    [
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+    ]
+)
+# It makes up ids, but also uses those it has seen: this one would revoke the key it asks with.
+REVOKING = "delete-keys-id"
+CONFIG = """
+[server]
+host = "127.0.0.1"
+port = 0
+workers = 2
+pin_workers = false
+data_dir = "."
+drain_announce_secs = 0
+[[nodes]]
+name = "absent"
+base_url = "http://127.0.0.1:9"
+models = ["m"]
+"""
+
+
+class Router:
+    """The binary in a folder of its own."""
+
+    def __init__(self, binary):
+        self.binary = str(Path(binary).resolve())
+        self.folder = Path(tempfile.mkdtemp(prefix="llm-router-openapi-"))
+        (self.folder / "config.toml").write_text(CONFIG)
+        self.key = self.make_key()
+        self.log = self.folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [self.binary, "serve"], cwd=self.folder, stderr=log, stdin=subprocess.DEVNULL
+            )
+        self.url = f"http://{self.wait_for_address()}"
+
+    def make_key(self):
+        made = subprocess.run(
+            [self.binary, "keys", "create", "--name", "checker", "--scopes", "admin"],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+        return made.stdout.strip()
+
+    def wait_for_address(self):
+        until = time.monotonic() + 20
+        while time.monotonic() < until and self.process.poll() is None:
+            found = re.search(r"listening on (\S+)", self.log.read_text(errors="replace"))
+            if found:
+                return found[1]
+            time.sleep(0.02)
+        sys.exit(f"the router does not start:\n{self.log.read_text(errors='replace')}")
+
+    def get(self, path):
+        request = urllib.request.Request(self.url + path, headers={"X-API-Key": self.key})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, None
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        log = self.log.read_text(errors="replace")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return code, log
+
+
+def ask(router, report, seconds, *selection):
+    """One run; returns the operations that were tested and how many of them failed."""
+    tool = Path(sys.executable).parent / "schemathesis"
+    command = [
+        *(str(tool), "--config-file", str(HERE / "schemathesis.toml"), "run"),
+        router.url + "/api/openapi.json",
+        *("--header", f"X-API-Key: {router.key}", "--checks", CHECKS),
+        *("--max-time", str(seconds), "--workers", "2", "--request-timeout", "20"),
+        *("--continue-on-failure", "--warnings", "off", "--no-color"),
+        *("--report", "junit", "--report-junit-path", str(report)),
+        *selection,
+    ]
+    finished = subprocess.run(
+        command,
+        cwd=router.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds + 60,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    print(finished.stdout, flush=True)
+    if not report.exists():
+        return [], 1
+    suites = ElementTree.parse(report).getroot()
+    tested = [case.get("name") for case in suites.iter("testcase")]
+    failed = int(suites.get("failures", 0)) + int(suites.get("errors", 0))
+    return tested, failed or int(finished.returncode != 0)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    router = Router(sys.argv[1])
+    passed = failed = 0
+
+    def check(title, is_right):
+        nonlocal passed, failed
+        print(f"{title} ... {'ok' if is_right else 'FAIL'}", flush=True)
+        passed += int(is_right)
+        failed += int(not is_right)
+
+    try:
+        report = router.folder / "report.xml"
+        # The live events never end, and tests/control_api watches them; the document itself is what it
+        # reads first.
+        tested, bad = ask(
+            *(router, report, 60, "--exclude-path", "/api/events"),
+            *("--exclude-operation-id", REVOKING),
+        )
+        passed += len(tested) - bad
+        failed += bad
+        _, document = router.get("/api/openapi.json")
+        described = sum(len(operations) for operations in document["paths"].values())
+        check(f"all {described} operations but three were asked", len(tested) == described - 3)
+        status, keys = router.get("/api/keys")
+        check("the key still opens the API", status == 200)
+        check("keys were made", status == 200 and len(keys["keys"]) > 1)
+        status, nodes = router.get("/api/nodes")
+        check("nodes were registered", status == 200 and len(nodes["nodes"]) > 1)
+        report.unlink(missing_ok=True)
+        tested, bad = ask(router, report, 10, "--include-operation-id", REVOKING)
+        passed += len(tested) - bad
+        failed += bad
+    finally:
+        code, log = router.close()
+    check("the router has not panicked, and drains", code == 0 and "panicked" not in log)
+    if code != 0 or "panicked" in log:
+        print(log)
+    print(f"OpenAPI summary: {passed} passed, {failed} failed, 0 skipped")
+    sys.exit(int(failed > 0))
+
+
+if __name__ == "__main__":
+    main()
