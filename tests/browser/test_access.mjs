@@ -64,6 +64,25 @@ export const tests = {
     assertClean(troubles);
   },
 
+  async 'nothing is cut off or hidden beside the screen at any width'(scene) {
+    await scene.router.ask({ key: 'sk-nobody' });
+    await scene.router.ask({ model: 'nobody-has-this' });
+    const { page } = await scene.dashboard('#/metrics');
+    for (const name of Object.keys(PAGES)) {
+      await page.goto(`${scene.router.url}/#/${name}`);
+      await settled(page);
+      for (const width of [360, 420, 600, 800, 970, 1240, 1250, 1280, 1600, 2560]) {
+        await page.setViewportSize({ width, height: 900 });
+        // The many columns of the nodes may be scrolled within their card on a small window.
+        const boxes = name === 'nodes' ? '.panel' : '.panel, .table-card, .figure';
+        const cut = await page.evaluate((selector) => [document.documentElement, ...document.querySelectorAll(selector)]
+          .filter((node) => node.scrollWidth > node.clientWidth)
+          .map((node) => `${node.className || node.tagName}: ${node.scrollWidth} in ${node.clientWidth}`), boxes);
+        assertEqual(cut, [], `${name} at ${width}`);
+      }
+    }
+  },
+
   async 'every page has one first heading, landmarks, a caption for each table and a title'(scene) {
     const { page } = await scene.dashboard('#/metrics');
     for (const [name, title] of Object.entries(PAGES)) {

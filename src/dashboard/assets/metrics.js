@@ -193,7 +193,7 @@ function refusalsPanel() {
     columns: [
       { label: 'Reason' },
       { label: 'Last minute', class: 'figure-cell' },
-      { label: 'Since the start', class: 'figure-cell' },
+      { label: 'In all', class: 'figure-cell' },
       { label: 'Share', class: 'stretch' },
     ],
   });
