@@ -341,7 +341,7 @@ fn error_rows() -> Vec<ErrorRow> {
         ),
         (
             "L21 a foreign authority that agrees with Host",
-            b"GET http://169.254.169.254/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n".to_vec(),
+            b"GET http://169.254.169.254/latest HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n".to_vec(),
             404,
             "not_found",
             false,
