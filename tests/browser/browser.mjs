@@ -78,6 +78,7 @@ export async function openPage(browser, url, { width = 1280, height = 800, theme
     });
   });
   page.setDefaultTimeout(10_000);
+  page.setDefaultNavigationTimeout(30_000);
   return { context, page, troubles, url };
 }
 

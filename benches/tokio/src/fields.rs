@@ -57,8 +57,9 @@ pub fn of_error(fields: &mut HeaderMap, error: &ApiError, request_id: HeaderValu
     if let Some(seconds) = error.retry_after_secs {
         fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let Some(allow) = error.allow {
-        fields.insert(header::ALLOW, HeaderValue::from_static(allow));
+    let allow = error.allow.as_deref().map(HeaderValue::from_str);
+    if let Some(Ok(allow)) = allow {
+        fields.insert(header::ALLOW, allow);
     }
     add_own(fields, request_id);
 }
