@@ -11,7 +11,8 @@
 //!
 //! *Permit* is the router-wide counter; *permit and slot* is all of what a request does that need not wait:
 //! look its model up, enter, choose among three nodes, take a slot, give both back, which are four changes
-//! of lines the cores share. *Queued* joins a line and leaves it again.
+//! of lines the cores share. *Queued* joins a line and leaves it again. A second table shows the choice among up
+//! to a thousand nodes at several loads; its figures are in `benches/results/20261126-nodes.md`.
 #![expect(clippy::print_stdout, reason = "a benchmark reports")]
 
 use std::hint::black_box;

@@ -56,6 +56,7 @@
 //! | control | keeps the nodes, configured and registered: has them probed, takes in heartbeats and operators' wishes, judges; follows the key file; publishes snapshots. Others hand it short tasks and wait for their results | only for files |
 //! | probe × 0–256 | ask nodes whether they are there, resolve their names; as many as there is to wait for | yes |
 //! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
+//! | live | samples the figures behind `/api/events`: a point every five seconds, a snapshot twice a second while anyone watches | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
 //! | handover | gives the listening sockets to a process that takes over | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |

@@ -6,6 +6,7 @@
 //! handover      waits for a process that takes over                               (handover/)
 //! control       probes, keys, snapshots; started by whoever composes the process  (control/)
 //! api × 4       the control API; started with it                                  (control/api/)
+//! live          samples what viewers of the control API see                       (control/api/)
 //! access-log    writes access records, if they are on                             (telemetry/)
 //! ```
 
@@ -95,7 +96,7 @@ enum Leaving {
     /// A signal.
     Told,
     /// This process has taken over.
-    HandedOver(i32),
+    HandedOver(u32),
 }
 
 impl Leaving {
@@ -168,7 +169,7 @@ impl Server {
              connections"
         ));
         let supervisor = Arc::new(Supervisor::of_environment());
-        let giver = offer(&shared, sockets, &signals, &supervisor);
+        let giver = offer(&shared, sockets, arrival, &signals, &supervisor);
         supervisor.ready(&format!("listening on {address}"));
         Ok(Self {
             address,
@@ -451,6 +452,7 @@ fn open_listeners(shared: &Shared, workers: &Steps) -> Result<(), StartError> {
 fn offer(
     shared: &Shared,
     sockets: Sockets,
+    arrival: Arrival,
     signals: &Signals,
     supervisor: &Arc<Supervisor>,
 ) -> Option<Giver> {
@@ -465,8 +467,8 @@ fn offer(
     };
     let supervisor = Arc::clone(supervisor);
     let giver = signals.knocker().and_then(|knocker| {
-        Giver::start(offer, move |process| {
-            supervisor.successor(process);
+        let announce = move |process| supervisor.successor(process);
+        Giver::start(offer, arrival, announce, move |process| {
             knocker.handed_over(process);
         })
     });

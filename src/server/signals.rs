@@ -26,14 +26,14 @@ pub(super) enum Request {
     /// SIGUSR2.
     Upgrade,
     /// No signal: the process of this number has taken over.
-    HandedOver(i32),
+    HandedOver(u32),
 }
 
 /// Tells the main thread, from another one, that a process has taken over.
 pub(super) struct Knocker(UnixStream);
 
 impl Knocker {
-    pub(super) fn handed_over(&self, process: i32) {
+    pub(super) fn handed_over(&self, process: u32) {
         // There is room, and the main thread ends with the process.
         let _ = (&self.0).write_all(&process.to_ne_bytes());
     }
@@ -76,7 +76,7 @@ impl Signals {
     }
 
     /// Waits for the number of the process that has taken over; it is under way.
-    pub(super) fn wait_for_handover(&self) -> Option<i32> {
+    pub(super) fn wait_for_handover(&self) -> Option<u32> {
         let until = Instant::now() + KNOCK_PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -111,7 +111,7 @@ impl Signals {
         let _ = poll(&mut watched, timeout);
         let mut process = [0; 4];
         if (&self.knocks).read_exact(&mut process).is_ok() {
-            return Some(Request::HandedOver(i32::from_ne_bytes(process)));
+            return Some(Request::HandedOver(u32::from_ne_bytes(process)));
         }
         let signal = self.receiver.read_signal().ok()??;
         match Signal::try_from(i32::try_from(signal.ssi_signo).ok()?).ok()? {

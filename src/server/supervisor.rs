@@ -46,8 +46,8 @@ impl Supervisor {
         ));
     }
 
-    /// This process takes over the service; it must be said by the one that has it.
-    pub(super) fn successor(&self, process: i32) {
+    /// This process is the service from now on; it must be said by the one that is.
+    pub(super) fn successor(&self, process: u32) {
         self.say(&format!("MAINPID={process}\nSTATUS=handing over"));
     }
 

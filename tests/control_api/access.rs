@@ -1,7 +1,7 @@
 //! Who may ask what: every endpoint with every kind of credential.
 
-use super::support::{Driver, Response, on_both_drivers};
-use super::{ask, bearer, expect_error, login, make_key, router};
+use super::support::{Driver, Response, Router, on_both_drivers};
+use super::{answer, ask, bearer, expect_error, json, login, make_key, request, router};
 
 /// What each kind of credential comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,9 @@ const NO_SCOPE: Verdict = Verdict::Refused(403, "insufficient_scope");
 fn expect(response: &Response, verdict: Verdict, case: &str) {
     match verdict {
         Verdict::Reached => assert!(
-            !matches!(response.status, 401 | 403),
+            response.status < 500
+                && (!matches!(response.status, 401 | 403)
+                    || response.error_code() == "invalid_credentials"),
             "{case}: {} {}",
             response.status,
             response.text()
@@ -35,59 +37,120 @@ fn expect(response: &Response, verdict: Verdict, case: &str) {
     }
 }
 
+/// Everything the OpenAPI document describes, with who may ask: unit tests hold the document to the routes.
+fn endpoints(router: &Router) -> Vec<(String, String, Audience)> {
+    let document = json(&ask(router, "GET", "/api/openapi.json", &[], None));
+    let paths = document["paths"].as_object().unwrap().clone();
+    let operations = paths.into_iter().flat_map(|(path, operations)| {
+        let operations = operations.as_object().unwrap().clone();
+        operations.into_iter().map(move |(method, operation)| {
+            let audience = match operation.get("security") {
+                None if method == "post" && path == "/api/nodes" => Audience::Nodes,
+                None => Audience::Admins,
+                Some(security) if security == &serde_json::json!([]) => Audience::Everybody,
+                Some(_) => Audience::TheNode,
+            };
+            (
+                method.to_uppercase(),
+                path.replace("{id}", "0123456789abcdef"),
+                audience,
+            )
+        })
+    });
+    operations.collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    Everybody,
+    Admins,
+    /// And keys of the scope nodes.
+    Nodes,
+    TheNode,
+}
+
 #[test]
 fn each_endpoint_is_open_to_those_it_is_for_and_nobody_else() {
     let router = router(Driver::Epoll);
-    let session = login(&router);
-    let admin = bearer(&session.token);
-    let key = |scopes: &[&str]| bearer(&make_key(&router, &admin, scopes).1);
-    let admin_key = key(&["admin"]);
-    let inference_key = key(&["inference"]);
-    let nodes_key = key(&["nodes"]);
-    let endpoints = [
-        ("GET", "/api/auth/me"),
-        ("HEAD", "/api/auth/me"),
-        ("GET", "/api/load-status"),
-        ("GET", "/api/queue/stats"),
-        ("GET", "/api/keys"),
-        ("POST", "/api/keys"),
-        ("DELETE", "/api/keys/8000000000000001"),
-    ];
-    for (method, path) in endpoints {
-        for (credential, verdict) in [
-            (None, NOBODY),
-            (Some("Bearer sk-unknown"), NOBODY),
-            (Some("Bearer st-unknown"), NOBODY),
-            (Some("Basic YWRtaW46dGVzdA=="), NOBODY),
-            (Some(inference_key.as_str()), NO_SCOPE),
-            (Some(nodes_key.as_str()), NO_SCOPE),
-            (Some(admin_key.as_str()), Verdict::Reached),
-            (Some(admin.as_str()), Verdict::Reached),
+    let maker = bearer(&login(&router).token);
+    let key = |scopes: &[&str]| bearer(&make_key(&router, &maker, scopes).1);
+    let (admin_key, inference_key, nodes_key) =
+        (key(&["admin"]), key(&["inference"]), key(&["nodes"]));
+    let endpoints = endpoints(&router);
+    assert!(endpoints.len() >= 22, "{endpoints:?}");
+    for (method, path, audience) in endpoints {
+        // A logout ends it.
+        let session = login(&router);
+        let token = bearer(&session.token);
+        let bare_key = admin_key.strip_prefix("Bearer ").unwrap();
+        let is_safe = method == "GET";
+        let without_proof = if is_safe {
+            Verdict::Reached
+        } else {
+            Verdict::Refused(403, "csrf")
+        };
+        let nodes = match audience {
+            Audience::Nodes => Verdict::Reached,
+            _ => NO_SCOPE,
+        };
+        let cookie = ("Cookie", session.cookie.as_str());
+        for (fields, verdict) in [
+            (vec![], NOBODY),
+            (vec![("Authorization", "Bearer sk-unknown")], NOBODY),
+            (vec![("Authorization", "Bearer st-unknown")], NOBODY),
+            (vec![("Authorization", "Basic YWRtaW46dGVzdA==")], NOBODY),
+            (vec![("X-Node-Token", "nt-unknown")], NOBODY),
+            (vec![("Authorization", inference_key.as_str())], NO_SCOPE),
+            (vec![("Authorization", nodes_key.as_str())], nodes),
+            (
+                vec![("Authorization", admin_key.as_str())],
+                Verdict::Reached,
+            ),
+            (vec![("X-API-Key", bare_key)], Verdict::Reached),
+            (vec![cookie], without_proof),
+            (
+                vec![cookie, ("X-Requested-With", "llm-router")],
+                Verdict::Reached,
+            ),
+            (vec![("Authorization", token.as_str())], Verdict::Reached),
         ] {
-            let field = credential.map(|value| ("Authorization", value));
-            let response = ask(&router, method, path, field.as_slice(), None);
-            expect(
-                &response,
-                verdict,
-                &format!("{method} {path} {credential:?}"),
-            );
+            let verdict = match audience {
+                Audience::Everybody => Verdict::Reached,
+                // Whoever administers the router is still no node.
+                Audience::TheNode => NOBODY,
+                Audience::Admins | Audience::Nodes => verdict,
+            };
+            // Which token a node needs is tested with the nodes.
+            if audience == Audience::TheNode
+                && fields.iter().any(|(name, _)| *name == "X-Node-Token")
+            {
+                continue;
+            }
+            // Ended by the request before.
+            if path.ends_with("/logout") && fields.iter().any(|(_, value)| *value == token) {
+                continue;
+            }
+            let response = first_of(&router, &method, &path, &fields);
+            expect(&response, verdict, &format!("{method} {path} {fields:?}"));
         }
-        let key_itself = admin_key.strip_prefix("Bearer ").unwrap();
-        let response = ask(&router, method, path, &[("X-API-Key", key_itself)], None);
-        expect(
-            &response,
-            Verdict::Reached,
-            &format!("{method} {path} X-API-Key"),
-        );
     }
     for (method, path) in [
         ("GET", "/api/openapi"),
         ("GET", "/api/"),
         ("POST", "/api/nothing"),
     ] {
-        let response = ask(&router, method, path, &[("Authorization", &admin)], None);
+        let response = ask(&router, method, path, &[("Authorization", &maker)], None);
         expect_error(&response, 404, "not_found");
     }
+}
+
+/// A response; of one that does not end, its head.
+fn first_of(router: &Router, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+    let mut client = router.connect();
+    client.send(&request(method, path, fields, None));
+    let is_endless = path == "/api/events" && client.has_bytes_to_read();
+    let seen_as = if is_endless { "HEAD" } else { method };
+    answer(&mut client, seen_as)
 }
 
 #[test]

@@ -67,6 +67,49 @@ fn a_restart_logs_nobody_out() {
 }
 
 #[test]
+fn a_reload_with_another_password_ends_what_the_old_one_began() {
+    let router = config(Driver::Epoll)
+        .set("auth.admin_password", "\"correct horse\"")
+        .start();
+    let token = |password: &str| {
+        let response = try_login(&router, "admin", password);
+        assert_eq!(response.status, 200, "{}", response.text());
+        bearer(json(&response)["token"].as_str().unwrap())
+    };
+    let old = token("correct horse");
+    let reload = |admin: &str| {
+        let fields = [("Authorization", admin)];
+        json(&ask(&router, "POST", "/api/reload", &fields, None))["applied"].clone()
+    };
+    assert_eq!(
+        reload(&old),
+        serde_json::json!([]),
+        "the same password is no change"
+    );
+    let file = router.path("config.toml");
+    let changed = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, changed.replace("correct horse", "battery staple")).unwrap();
+    assert_eq!(reload(&old), serde_json::json!(["auth.admin_password"]));
+    let fields = [("Authorization", old.as_str())];
+    expect_error(
+        &ask(&router, "GET", "/api/auth/me", &fields, None),
+        401,
+        "not_authenticated",
+    );
+    expect_error(
+        &try_login(&router, "admin", "correct horse"),
+        401,
+        "invalid_credentials",
+    );
+    let new = token("battery staple");
+    let fields = [("Authorization", new.as_str())];
+    assert_eq!(
+        ask(&router, "GET", "/api/auth/me", &fields, None).status,
+        200
+    );
+}
+
+#[test]
 fn five_wrong_passwords_lock_their_source_out() {
     let router = config(Driver::Epoll)
         .set("auth.admin_password", "\"correct horse\"")

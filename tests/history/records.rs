@@ -311,6 +311,40 @@ fn without_history_nothing_is_kept() {
 }
 
 #[test]
+fn history_is_switched_on_and_off_while_the_router_runs() {
+    let (data, node) = (DataDir::new(), node());
+    let config = data.config().node("gpu-1", &node);
+    let off = config.clone().set("history.enabled", false);
+    let router = off.clone().start();
+    assert_eq!(send(&router, &chat()), 200);
+    for (config, is_on) in [(&config, true), (&off, false)] {
+        router.rewrite(config);
+        let reloaded = call(&router, &data, "POST", "/api/reload");
+        assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+        assert!(
+            reloaded.text().contains("history.enabled"),
+            "{}",
+            reloaded.text()
+        );
+        assert_eq!(
+            send(
+                &router,
+                &ask("x").field("X-Request-Id", &is_on.to_string()).bytes()
+            ),
+            200
+        );
+    }
+    router.terminate();
+    assert_eq!(router.wait_exit(DEADLINE), 0);
+    let kept = data
+        .open()
+        .query_row("SELECT group_concat(request_id) FROM history", [], |row| {
+            row.get(0)
+        });
+    assert_eq!(kept, Ok("true".to_owned()));
+}
+
+#[test]
 fn a_drain_writes_everything_before_the_end() {
     let (data, node) = (DataDir::new(), node());
     let router = data.config().node("gpu-1", &node).start();

@@ -125,7 +125,8 @@ fn answer(mut socket: TcpStream) -> std::io::Result<()> {
 fn a_thousand_nodes_that_fall_silent_are_offline_within_a_minute() {
     let machines = Machines::start();
     let mut router = RouterConfig::new(Driver::IoUring).without_waiting_for_nodes();
-    for number in 0..1000 {
+    // As many as a configuration may have, with the one that stays.
+    for number in 0..999 {
         let address = format!("127.88.{}.{}", number / 250, number % 250 + 1);
         let base_url = format!("http://{address}:{}", machines.port);
         router = router.node_at(&format!("n{number}"), &base_url, "m", 4, "");
@@ -143,18 +144,14 @@ fn a_thousand_nodes_that_fall_silent_are_offline_within_a_minute() {
         names.filter(|name| metrics.value(name) == 1.0).count()
     };
     let took = eventually_within(Duration::from_secs(60), "all are online", || {
-        count("online") == 1001
+        count("online") == 1000
     });
-    note(&format!(
-        "a thousand and one nodes were online after {took:?}"
-    ));
+    note(&format!("a thousand nodes were online after {took:?}"));
     machines.is_silent.store(true, Ordering::SeqCst);
     let took = eventually_within(Duration::from_secs(60), "all are offline", || {
-        count("offline") == 1000
+        count("offline") == 999
     });
-    note(&format!(
-        "a thousand silent nodes were offline after {took:?}"
-    ));
+    note(&format!("999 silent nodes were offline after {took:?}"));
     assert!(took > Duration::from_secs(10), "{took:?}");
     assert_eq!(count("online"), 1);
 }

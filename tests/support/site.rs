@@ -38,6 +38,11 @@ impl Site {
         Self { directory }
     }
 
+    fn notify_socket(&self) -> Option<(&'static str, PathBuf)> {
+        let socket = self.directory.join("notify");
+        socket.exists().then_some(("NOTIFY_SOCKET", socket))
+    }
+
     pub fn write(&self, config: &RouterConfig) {
         let text = config.to_toml(self.directory.to_str().unwrap());
         fs::write(self.directory.join("config.toml"), text).unwrap();
@@ -71,6 +76,8 @@ impl Site {
             .args(options)
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            // Nobody listens there but in the tests that want to hear.
+            .envs(self.notify_socket())
             .current_dir(&self.directory);
         Process::start(command)
     }

@@ -44,7 +44,7 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_alone() {
                 _ => site.upgrade(&config.clone().set(key, value)),
             };
             assert_eq!(new.wait_exit(), 2, "{}", new.stderr());
-            assert!(new.stderr().contains(words), "{}", new.stderr());
+            new.wait_for_line(words);
             client.send(&chat());
             assert_eq!(client.response().status, 200);
         }
@@ -72,8 +72,7 @@ fn a_new_process_that_is_killed_before_it_is_ready_leaves_the_old_one_alone() {
     // While it gets ready, another one is refused.
     let mut second = site.upgrade(&config);
     assert_eq!(second.wait_exit(), 2);
-    let stderr = second.stderr();
-    assert!(stderr.contains("another upgrade is under way"), "{stderr}");
+    second.wait_for_line("another upgrade is under way");
     drop(new);
     old.wait_for_line("this one goes on");
     let mut client = RawClient::connect(address);
@@ -106,7 +105,7 @@ fn a_socket_file_that_was_left_behind_is_in_nobodys_way() {
     site.write(&config);
     let mut nobody = site.upgrade(&config);
     assert_eq!(nobody.wait_exit(), 2);
-    assert!(nobody.stderr().contains("no router"), "{}", nobody.stderr());
+    nobody.wait_for_line("no router");
     let killed = {
         let process = site.start_alone(&config);
         process.wait_until_serving();
@@ -155,7 +154,7 @@ fn another_user_is_turned_away() {
         fs::set_permissions(&meeting, fs::Permissions::from_mode(mode)).unwrap();
         let mut stranger = as_nobody(directory);
         assert_eq!(stranger.wait_exit(), 2, "{}", stranger.stderr());
-        assert!(stranger.stderr().contains(words), "{}", stranger.stderr());
+        stranger.wait_for_line(words);
     }
     old.wait_for_line("a process of another user was turned away");
     assert!(is_ready(address));

@@ -1,8 +1,10 @@
 //! What the old process does with what it has, and how the next one comes.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::Site;
 use crate::support::{
@@ -74,7 +76,7 @@ fn streams_run_on_in_the_old_process_and_idle_connections_end_politely() {
         }
         drop(streams);
         assert_eq!(old.wait_exit(), 0);
-        assert!(old.stderr().contains("has taken over"), "{}", old.stderr());
+        old.wait_for_line("has taken over");
     });
 }
 
@@ -181,5 +183,62 @@ fn the_new_process_reads_the_new_configuration() {
     let mut client = RawClient::connect(address);
     client.send(&plain());
     assert_eq!(client.response().status, 401);
-    assert!(new.stderr().contains("with 3 workers"), "{}", new.stderr());
+    new.wait_for_line("with 3 workers");
+}
+
+#[test]
+fn the_new_process_has_the_listening_sockets_of_the_old_one_and_nothing_else_of_it() {
+    on_both_drivers(|driver| {
+        let (node, gate) = gated_node();
+        let config = RouterConfig::new(driver).node("n", &node);
+        let site = Site::new();
+        let (mut old, address) = site.start(&config);
+        let mut stream = RawClient::connect(address);
+        stream.send(&chat());
+        assert_eq!(stream.head().status, 200);
+        old.signal(Signal::SIGUSR2);
+        old.wait_for_line("has taken over");
+        let new: i32 = old
+            .wait_for_line("info: upgrade: process ")
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let (of_old, of_new) = (sockets(old.pid()), sockets(new));
+        assert!(of_new.len() > 2, "{of_new:?}");
+        let listening = listening_sockets();
+        let shared = of_new.intersection(&of_old);
+        let more: Vec<_> = shared
+            .filter(|socket| !listening.contains(*socket))
+            .collect();
+        assert!(more.is_empty(), "{more:?}");
+        gate.open();
+        while stream.chunk().is_some() {}
+        assert_eq!(old.wait_exit(), 0);
+        kill(Pid::from_raw(new), Signal::SIGTERM).unwrap();
+        eventually("the new process has ended", || has_ended(new));
+    });
+}
+
+/// The sockets a process has open, by their numbers.
+fn sockets(process: i32) -> BTreeSet<String> {
+    std::fs::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|link| {
+            let link = link.to_str()?.strip_prefix("socket:[")?;
+            Some(link.trim_end_matches(']').to_owned())
+        })
+        .collect()
+}
+
+/// The sockets that listen on this machine.
+fn listening_sockets() -> BTreeSet<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().skip(1);
+    let rows = rows.map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[3] == "0A")
+        .map(|row| row[9].to_owned())
+        .collect()
 }

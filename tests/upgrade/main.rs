@@ -18,3 +18,4 @@ mod support;
 mod failures;
 mod handover;
 mod storm;
+mod supervisor;

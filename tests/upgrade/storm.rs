@@ -23,6 +23,15 @@ struct Tally {
     is_over: AtomicBool,
 }
 
+/// The end of the upgrades, also when one of them fails.
+struct Over<'t>(&'t Tally);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn no_connection_of_ten_thousand_is_refused_reset_or_left_unanswered() {
     on_both_drivers(|driver| {
@@ -45,6 +54,7 @@ fn no_connection_of_ten_thousand_is_refused_reset_or_left_unanswered() {
         let (mut running, address) = site.start(&config(0));
         let tally = Tally::default();
         thread::scope(|scope| {
+            let over = Over(&tally);
             for _ in 0..CLIENTS {
                 scope.spawn(|| storm(address, &tally));
             }
@@ -59,7 +69,7 @@ fn no_connection_of_ten_thousand_is_refused_reset_or_left_unanswered() {
                 assert_eq!(running.wait_exit(), 0, "{}", running.stderr());
                 running = next;
             }
-            tally.is_over.store(true, Ordering::Relaxed);
+            drop(over);
         });
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         note(&format!(

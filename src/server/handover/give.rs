@@ -17,7 +17,7 @@ use crate::runtime::DESCRIPTORS_MAX;
 use crate::telemetry::log;
 
 use super::message::Message;
-use super::{Channel, PATIENCE, listen};
+use super::{Arrival, Channel, PATIENCE, listen};
 
 /// What a process that takes over is given, and what it must agree about.
 pub(in crate::server) struct Offer {
@@ -38,16 +38,18 @@ pub(in crate::server) struct Giver {
 }
 
 impl Giver {
-    /// Starts the thread. `released` is told the process that has taken over; only then is that one told to
-    /// accept connections.
+    /// Starts the thread. `announce` is told which process is the service from now on: the new one before it
+    /// hears that it is, this one again if that one did not live to hear it. `released` is told when it has.
     ///
     /// # Errors
     /// When the socket to meet at cannot be made, or the thread not be started.
     pub(in crate::server) fn start(
         offer: Offer,
-        released: impl FnOnce(i32) + Send + 'static,
+        arrival: Arrival,
+        announce: impl Fn(u32) + Send + 'static,
+        released: impl FnOnce(u32) + Send + 'static,
     ) -> io::Result<Self> {
-        let meeting = listen(&offer.directory)?;
+        let meeting = listen(&offer.directory, arrival)?;
         let fate = Arc::new(AtomicU8::new(SERVING));
         let desk = Desk {
             offer,
@@ -57,7 +59,7 @@ impl Giver {
         };
         thread::Builder::new()
             .name("handover".to_owned())
-            .spawn(move || desk.serve(released))?;
+            .spawn(move || released(desk.serve(announce)))?;
         Ok(Self { fate })
     }
 
@@ -78,29 +80,20 @@ struct Desk {
 /// A process that has the sockets and is not ready yet.
 struct Session {
     channel: Channel,
-    process: i32,
+    process: u32,
     until: Instant,
 }
 
 impl Desk {
-    fn serve(mut self, released: impl FnOnce(i32)) {
+    /// Serves until a process has taken over; returns its number.
+    fn serve(mut self, announce: impl Fn(u32)) -> u32 {
         loop {
             let (has_newcomer, has_word) = self.wait();
             if has_word && let Some(session) = self.session.take() {
-                match self.hear(&session) {
-                    Ok(()) => {
-                        released(session.process);
-                        // The new process meets the next one here.
-                        drop(self.meeting);
-                        // If it is gone by now, nobody accepts any more; the supervisor starts it again.
-                        let told = session.channel.send(&Message::Released, &[]);
-                        if let Err(error) = told {
-                            log::error(format_args!("upgrade: the new process is gone: {error}"));
-                        }
-                        return;
-                    }
+                match self.hear(&session, &announce) {
+                    Ok(()) => return session.process,
                     Err(error) => log::warn(format_args!(
-                        "upgrade: process {} has not become ready, this one goes on: {error}",
+                        "upgrade: process {} has not taken over, this one goes on: {error}",
                         session.process
                     )),
                 }
@@ -132,12 +125,20 @@ impl Desk {
         (have.next().unwrap_or(false), have.next().unwrap_or(false))
     }
 
-    fn hear(&self, session: &Session) -> io::Result<()> {
+    /// Hears that the new process is ready, and tells it that it is its turn.
+    fn hear(&self, session: &Session, announce: impl Fn(u32)) -> io::Result<()> {
         match session.channel.receive(PATIENCE)? {
-            (Message::Ready, _) if settle(&self.fate, SUCCEEDED) => Ok(()),
-            (Message::Ready, _) => Err(io::Error::other(IS_LEAVING)),
-            _ => Err(io::Error::other("it said something else")),
+            (Message::Ready, _) if settle(&self.fate, SUCCEEDED) => {}
+            (Message::Ready, _) => return Err(io::Error::other(IS_LEAVING)),
+            _ => return Err(io::Error::other("it said something else")),
         }
+        announce(session.process);
+        let told = session.channel.send(&Message::Released, &[]);
+        if told.is_err() {
+            announce(std::process::id());
+            self.fate.store(SERVING, Ordering::Release);
+        }
+        told
     }
 
     /// Gives a newcomer the sockets, or says why not.
@@ -169,7 +170,7 @@ impl Desk {
                 log::info(format_args!("upgrade: process {} takes over", peer.pid()));
                 self.session = Some(Session {
                     channel,
-                    process: peer.pid(),
+                    process: peer.pid().unsigned_abs(),
                     until: Instant::now() + START_PATIENCE,
                 });
             }

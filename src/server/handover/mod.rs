@@ -33,6 +33,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::runtime;
 
+use super::Arrival;
+
 use message::{MESSAGE_BYTES_MAX, Message};
 
 pub(super) use give::{Giver, Offer};
@@ -53,7 +55,7 @@ impl Channel {
     fn send(&self, message: &Message, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.0.set_write_timeout(Some(PATIENCE))?;
         let packet = message.to_string();
-        runtime::send_descriptors(self.0.as_fd(), packet.as_bytes(), sockets)
+        uninterrupted(|| runtime::send_descriptors(self.0.as_fd(), packet.as_bytes(), sockets))
     }
 
     /// The next message and what came with it.
@@ -64,7 +66,8 @@ impl Channel {
     fn receive(&self, patience: Duration) -> io::Result<(Message, Vec<OwnedFd>)> {
         self.0.set_read_timeout(Some(patience))?;
         let mut packet = [0; MESSAGE_BYTES_MAX];
-        let (bytes, sockets) = runtime::receive_descriptors(self.0.as_fd(), &mut packet)?;
+        let (bytes, sockets) =
+            uninterrupted(|| runtime::receive_descriptors(self.0.as_fd(), &mut packet))?;
         match packet.get(..bytes).unwrap_or_default() {
             [] => Err(io::ErrorKind::UnexpectedEof.into()),
             packet => match Message::parse(packet) {
@@ -79,12 +82,23 @@ impl Channel {
     }
 }
 
-/// Listens in `directory`, in place of a process that is gone.
+/// Calls `act` again for as long as it was interrupted: by no signal of ours, those are blocked, but a ring
+/// that comes to be in this process interrupts calls with a time limit as well.
+fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Listens in `directory`, in place of a process that is gone, or of the one before, which is going.
 ///
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] while another process answers there, or what the system reports.
-fn listen(directory: &Path) -> io::Result<Socket> {
-    if Channel::connect(directory).is_ok() {
+fn listen(directory: &Path, arrival: Arrival) -> io::Result<Socket> {
+    if arrival == Arrival::First && Channel::connect(directory).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;

@@ -60,6 +60,12 @@ pub(in crate::server) fn take(directory: &Path, host: IpAddr, port: u16) -> Resu
 }
 
 impl Taken {
+    /// As if this process had died between its word and the answer.
+    #[cfg(test)]
+    pub(super) fn stop_listening(&self) {
+        self.channel.0.shutdown(std::net::Shutdown::Read).unwrap();
+    }
+
     /// Says that this process could accept connections, and waits until it is its turn.
     ///
     /// # Errors

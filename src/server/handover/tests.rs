@@ -31,7 +31,7 @@ impl Drop for Directory {
 }
 
 /// A process that can be taken over, with so many sockets on one port.
-fn running(directory: &Directory, count: usize) -> (Giver, Receiver<i32>) {
+fn running(directory: &Directory, count: usize) -> (Giver, Receiver<u32>) {
     let first = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = first.local_addr().unwrap();
     let mut listeners = vec![first];
@@ -44,7 +44,8 @@ fn running(directory: &Directory, count: usize) -> (Giver, Receiver<i32>) {
         listeners,
     };
     let (sender, released) = bounded(1);
-    let giver = Giver::start(offer, move |process| sender.send(process).unwrap()).unwrap();
+    let told = move |process| sender.send(process).unwrap();
+    let giver = Giver::start(offer, Arrival::First, |_| {}, told).unwrap();
     (giver, released)
 }
 
@@ -66,8 +67,7 @@ fn the_sockets_arrive_and_the_other_side_leaves_when_it_is_told() {
         "not before the other is ready"
     );
     taken.ready().unwrap();
-    let process = i32::try_from(std::process::id()).unwrap();
-    assert_eq!(released.recv_timeout(PATIENCE), Ok(process));
+    assert_eq!(released.recv_timeout(PATIENCE), Ok(std::process::id()));
 }
 
 #[test]
@@ -80,6 +80,41 @@ fn a_new_process_that_fails_leaves_everything_as_it_was() {
     assert!(released.try_recv().is_err());
     ask(&directory).unwrap().ready().unwrap();
     assert!(released.recv_timeout(PATIENCE).is_ok());
+}
+
+#[test]
+fn a_new_process_that_dies_as_it_is_told_leaves_the_service_to_the_old_one() {
+    let directory = Directory::new("");
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let offer = Offer {
+        directory: directory.0.clone(),
+        host: address.ip(),
+        port: 0,
+        address,
+        listeners: vec![listener],
+    };
+    let (sender, announced) = bounded(8);
+    let (told, released) = bounded(1);
+    let _giver = Giver::start(
+        offer,
+        Arrival::First,
+        move |process| sender.send(process).unwrap(),
+        move |process| told.send(process).unwrap(),
+    )
+    .unwrap();
+    let taken = ask(&directory).unwrap();
+    // Says that it is ready, and cannot be told anything any more.
+    taken.stop_listening();
+    assert!(taken.ready().is_err());
+    let own = std::process::id();
+    // Its own number twice: this test is both processes.
+    for _ in 0..2 {
+        assert_eq!(announced.recv_timeout(PATIENCE), Ok(own));
+    }
+    assert!(released.try_recv().is_err());
+    ask(&directory).unwrap().ready().unwrap();
+    assert_eq!(released.recv_timeout(PATIENCE), Ok(own));
 }
 
 #[test]
@@ -111,12 +146,12 @@ fn who_is_to_listen_elsewhere_or_comes_too_late_is_refused() {
 fn a_socket_file_that_nobody_answers_at_is_replaced() {
     let directory = Directory::new("");
     assert!(ask(&directory).err().unwrap().contains("no router"));
-    drop(listen(&directory.0).unwrap());
+    drop(listen(&directory.0, Arrival::First).unwrap());
     assert!(directory.0.join(FILE_NAME).exists());
     assert!(ask(&directory).err().unwrap().contains("no router"));
     let (_giver, _released) = running(&directory, 1);
     assert!(ask(&directory).is_ok());
-    let taken = listen(&directory.0).unwrap_err();
+    let taken = listen(&directory.0, Arrival::First).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
 }
 

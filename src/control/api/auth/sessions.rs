@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::auth::key::KeyHash;
-use crate::auth::{Secret, random_token};
+use crate::auth::{AdminPassword, Secret, random_token};
 use crate::openai::ApiError;
 use crate::store::{Store, StoredSession};
 use crate::telemetry::log;
@@ -17,6 +17,8 @@ use crate::telemetry::log;
 /// All sessions.
 pub(in crate::control::api) struct Sessions {
     table: Mutex<HashMap<[u8; 32], Session>>,
+    /// The password they were begun with.
+    password: Mutex<AdminPassword>,
     store: Store,
 }
 
@@ -35,10 +37,34 @@ pub(in crate::control::api) struct Session {
 }
 
 impl Sessions {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, password: AdminPassword) -> Self {
         Self {
             table: Mutex::default(),
+            password: Mutex::new(password),
             store,
+        }
+    }
+
+    /// Ends all sessions if the password is another by now: whoever knew the old one is not to stay.
+    pub(in crate::control::api) fn follow(&self, password: &AdminPassword) {
+        let mut known = self.password.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == *password {
+            return;
+        }
+        known.clone_from(password);
+        let digests: Vec<_> = self.table().keys().copied().collect();
+        // Those that are only in the database, and then those that are only here.
+        let removed = self.store.remove_old_sessions(FOREVER, FOREVER);
+        for digest in digests {
+            self.forget(KeyHash(digest));
+        }
+        match removed {
+            Ok(_) => log::info(format_args!(
+                "the password has changed: all sessions have ended"
+            )),
+            Err(error) => log::warn(format_args!(
+                "the password has changed, but sessions of before may still be in the database: {error}"
+            )),
         }
     }
 
@@ -178,6 +204,8 @@ pub(in crate::control::api) fn is_session_token(token: &[u8]) -> bool {
 
 /// What every token begins with, unlike an API key.
 const PREFIX: &str = "st-";
+/// Later than any time, as the database counts it.
+const FOREVER: u64 = i64::MAX.cast_unsigned();
 /// Logins at a time; the one used least lately gives way.
 const SESSIONS_MAX: usize = 1000;
 /// How far the database may be behind about when a session was used.
@@ -219,7 +247,7 @@ mod tests {
             let history = Arc::new(History::new(0, LIMITS));
             let (store, thread) = store::start(self.directory.clone(), history, health).unwrap();
             self.thread = Some(thread);
-            Sessions::new(store)
+            Sessions::new(store, AdminPassword::Default)
         }
 
         fn close(&mut self) {
@@ -306,6 +334,22 @@ mod tests {
         );
         let unknown = sessions.find(b"st-unknown", 1002, IDLE);
         assert_eq!(unknown.unwrap_err().code, "store_unavailable");
+    }
+
+    #[test]
+    fn another_password_ends_all_sessions_and_the_same_ends_none() {
+        let mut home = Home::new();
+        let stored = home.open().begin("admin", 1000, 7200).unwrap();
+        let sessions = home.open();
+        let held = sessions.begin("admin", 1000, 7200).unwrap();
+        sessions.follow(&AdminPassword::Default);
+        assert!(is_in(&sessions, &held, 1001));
+        let other = AdminPassword::of_setting("hunter2").unwrap();
+        sessions.follow(&other);
+        assert!(!is_in(&sessions, &held, 1001) && !is_in(&sessions, &stored, 1001));
+        let again = sessions.begin("admin", 1002, 7200).unwrap();
+        sessions.follow(&other);
+        assert!(is_in(&sessions, &again, 1003));
     }
 
     #[test]
