@@ -35,7 +35,7 @@ async function client(index) {
 const began = performance.now();
 const conductor = setInterval(() => {
   const at = (performance.now() - began) / 60_000;
-  const wave = Math.max(0, Math.sin((at / Number(minutes)) * 2 * Math.PI * 1.1 - 1.2));
+  const wave = Math.max(0, Math.sin((at / Number(minutes)) * 2 * Math.PI * 1.36 - 1.2));
   wanted = Math.round(10 + 112 * wave);
   while (running < wanted && performance.now() < end) client(running);
 }, 500);
@@ -44,15 +44,16 @@ try {
   await new Promise((wait) => { setTimeout(wait, Number(minutes) * 60_000 - 6000); });
   const browser = await launch();
   const into = folderFor(folder);
-  for (const [name, theme, hash, height] of [['metrics', 'dark', '#/metrics', 1200], ['history', 'light', '#/history', 860]]) {
+  for (const [name, theme, hash, height] of [['metrics', 'dark', '#/metrics', 1180], ['history', 'light', '#/history', 860]]) {
     const { page, context } = await openPage(browser, router.url, { width: 1280, height, theme, reducedMotion: 'reduce' });
     await logIn(page, router.url, { hash });
     await settled(page);
     if (name === 'history') {
-      await page.locator('tr', { hasText: 'qwen2.5-7b' }).filter({ hasText: '200 Success' }).locator('.opener').nth(2).click();
+      await page.locator('tr', { hasText: 'qwen2.5-7b' }).filter({ hasText: '200 Success' }).locator('.opener').first().click();
       await page.mouse.move(0, 0);
     }
     await page.evaluate(() => document.activeElement?.blur());
+    await page.evaluate(() => window.scrollTo(0, 0));
     await page.screenshot({ path: join(into, `${name}-page.png`) });
     await context.close();
   }

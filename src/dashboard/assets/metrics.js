@@ -204,7 +204,9 @@ function refusalsPanel() {
       const totals = live.snapshot?.rejections ?? {};
       const entries = Object.entries(totals).filter(([, total]) => total > 0).sort((a, b) => b[1] - a[1]);
       const sum = entries.reduce((all, [, total]) => all + total, 0);
-      const before = live.refusals.find((entry) => entry.at >= now() - 61)?.totals ?? totals;
+      // Known only once this page has watched for a minute.
+      const [oldest] = live.refusals;
+      const before = oldest && now() - oldest.at > 55 ? oldest.totals : null;
       content.update(live.snapshot !== null && entries.length === 0);
       shown.show(entries, ([reason]) => reason, ([reason]) => {
         const recent = el('span');
@@ -213,7 +215,7 @@ function refusalsPanel() {
         return {
           cells: [reasonCell(reason), recent, all, bar.node],
           update([, total]) {
-            setText(recent, count(total - (before[reason] ?? 0)));
+            setText(recent, count(before ? total - (before[reason] ?? 0) : null));
             setText(all, count(total));
             bar.update(total, sum);
           },
