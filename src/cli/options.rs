@@ -150,7 +150,7 @@ pub(super) enum KeysAction {
         /// What to call it, 1 to 64 bytes
         #[arg(long)]
         name: String,
-        /// What it may be used for, separated by commas; only inference opens anything yet
+        /// What it may be used for, separated by commas
         #[arg(long, value_enum, value_delimiter = ',', default_value = "inference")]
         scopes: Vec<ScopeName>,
         /// Days until it expires; without it, never
@@ -171,9 +171,9 @@ pub(super) enum KeysAction {
 pub(super) enum ScopeName {
     /// The /v1 API
     Inference,
-    /// Registering nodes: grants nothing yet
+    /// Registering nodes
     Nodes,
-    /// The control API: grants nothing yet
+    /// The control API, all of it
     Admin,
 }
 
