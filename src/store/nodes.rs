@@ -148,9 +148,22 @@ impl Store {
     /// # Errors
     /// As [`Store::nodes`].
     pub fn add_drain(&self, node: String) -> Result<(), StoreError> {
+        self.call(move |keeper, until| execute(keeper, until, ADD_DRAIN, &[&node]).map(drop))
+    }
+
+    /// Operators want these nodes drained, and no others.
+    ///
+    /// # Errors
+    /// As [`Store::nodes`].
+    pub fn set_drains(&self, nodes: Vec<String>) -> Result<(), StoreError> {
         self.call(move |keeper, until| {
-            let sql = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";
-            execute(keeper, until, sql, &[&node]).map(drop)
+            keeper.write(until, Durability::Disk, |transaction| {
+                transaction.execute("DELETE FROM drain", [])?;
+                let mut insert = transaction.prepare(ADD_DRAIN)?;
+                nodes
+                    .iter()
+                    .try_for_each(|node| insert.execute([node]).map(drop))
+            })
         })
     }
 
@@ -232,3 +245,5 @@ pub(super) fn execute(
     })?;
     Ok(changed > 0)
 }
+
+const ADD_DRAIN: &str = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";

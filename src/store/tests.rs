@@ -222,6 +222,10 @@ fn drain_wishes_are_a_set_of_names() {
     );
     assert_eq!(running.store.remove_drain("b".to_owned()), Ok(true));
     assert_eq!(running.store.remove_drain("b".to_owned()), Ok(false));
+    let others = vec!["a".to_owned(), "c".to_owned()];
+    assert_eq!(running.store.set_drains(others.clone()), Ok(()));
+    assert_eq!(running.store.drains(), Ok(others));
+    assert_eq!(running.store.remove_drain("c".to_owned()), Ok(true));
     assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
 }
 
