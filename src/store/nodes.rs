@@ -58,7 +58,7 @@ impl Store {
         })
     }
 
-    /// Adds a node.
+    /// Adds a node, which nobody wants drained.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if a node has its id or name; else as [`Store::nodes`].
@@ -66,9 +66,10 @@ impl Store {
         self.call(move |keeper, until| {
             let api_key = seal(keeper, &node)?;
             keeper.write(until, Durability::Disk, |transaction| {
+                // What was wanted of an earlier node of this name is not wanted of this one.
+                transaction.execute(REMOVE_DRAIN, [&node.name])?;
                 transaction.execute(
-                    "INSERT INTO node (id, name, base_url, models, api_key, max_concurrency, weight, \
-                     token_digest, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    ADD_NODE,
                     params![
                         node.id.cast_signed(),
                         node.name,
@@ -172,9 +173,7 @@ impl Store {
     /// # Errors
     /// As [`Store::nodes`].
     pub fn remove_drain(&self, node: String) -> Result<bool, StoreError> {
-        self.call(move |keeper, until| {
-            execute(keeper, until, "DELETE FROM drain WHERE node = ?1", &[&node])
-        })
+        self.call(move |keeper, until| execute(keeper, until, REMOVE_DRAIN, &[&node]))
     }
 }
 
@@ -247,3 +246,8 @@ pub(super) fn execute(
 }
 
 const ADD_DRAIN: &str = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";
+const REMOVE_DRAIN: &str = "DELETE FROM drain WHERE node = ?1";
+const ADD_NODE: &str = "
+    INSERT INTO node
+        (id, name, base_url, models, api_key, max_concurrency, weight, token_digest, created_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
