@@ -12,11 +12,11 @@ mod reload;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::config::Sources;
 use crate::nodes::NodeId;
@@ -80,18 +80,23 @@ pub fn start(
     api::start(&shared, &key_file, &reloader, store, &desk, &inbox.api)?;
     let failing = inbox.failing_nodes;
     let thread = thread::Builder::new().name("control".to_owned());
-    thread.spawn(move || run(&shared, &key_file, &failing, &tasks, nodes))?;
+    let (catch_up, behind) = bounded(1);
+    let store = StoreWatch {
+        is_behind: desk.is_behind(),
+        catch_up,
+    };
+    thread.spawn(move || run(&shared, &key_file, &failing, &tasks, &store, nodes))?;
+    let thread = thread::Builder::new().name("catch-up".to_owned());
     let asked = desk.clone();
+    thread.spawn(move || behind.iter().for_each(|()| asked.catch_up()))?;
     if !is_restored {
         log::warn(format_args!(
             "registered nodes are missing until the store can be read"
         ));
-        let thread = thread::Builder::new().name("restore".to_owned());
-        thread.spawn(move || restore(&desk))?;
     }
     Ok(Control {
         reloader,
-        nodes: asked,
+        nodes: desk,
     })
 }
 
@@ -111,6 +116,7 @@ fn run(
     key_file: &KeyFile,
     failing: &Receiver<NodeId>,
     tasks: &Tasks,
+    store: &StoreWatch,
     mut nodes: Nodes,
 ) {
     let origin = Instant::now();
@@ -145,14 +151,24 @@ fn run(
             housekeeping_at = origin.elapsed() + HOUSEKEEPING;
             key_file.follow(&shared.keys);
             publish_process(shared);
+            store.look(shared.store.is_failing());
         }
     }
 }
 
-/// Takes in what the store has kept about nodes, as soon as it can be read.
-fn restore(desk: &NodeDesk) {
-    while desk.restore().is_err() {
-        thread::park_timeout(RESTORE_PAUSE);
+/// Where the control thread has what the store lacks seen to, since it waits for nobody itself.
+struct StoreWatch {
+    is_behind: Arc<AtomicBool>,
+    catch_up: Sender<()>,
+}
+
+impl StoreWatch {
+    /// A store that fails is left alone: whoever waits for it would hold up every other change.
+    fn look(&self, is_failing: bool) {
+        if self.is_behind.load(Ordering::Acquire) && !is_failing {
+            // A full channel: it is being seen to.
+            let _ = self.catch_up.try_send(());
+        }
     }
 }
 
@@ -172,5 +188,3 @@ const HOUSEKEEPING: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often nodes that were not asked yet are looked at.
 const NODES_POLL: Duration = Duration::from_millis(5);
-/// How often a store that fails is asked for the registered nodes.
-const RESTORE_PAUSE: Duration = Duration::from_secs(1);

@@ -58,7 +58,7 @@ impl Store {
         })
     }
 
-    /// Adds a node.
+    /// Adds a node, which nobody wants drained.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if a node has its id or name; else as [`Store::nodes`].
@@ -66,9 +66,10 @@ impl Store {
         self.call(move |keeper, until| {
             let api_key = seal(keeper, &node)?;
             keeper.write(until, Durability::Disk, |transaction| {
+                // What was wanted of an earlier node of this name is not wanted of this one.
+                transaction.execute(REMOVE_DRAIN, [&node.name])?;
                 transaction.execute(
-                    "INSERT INTO node (id, name, base_url, models, api_key, max_concurrency, weight, \
-                     token_digest, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    ADD_NODE,
                     params![
                         node.id.cast_signed(),
                         node.name,
@@ -148,9 +149,22 @@ impl Store {
     /// # Errors
     /// As [`Store::nodes`].
     pub fn add_drain(&self, node: String) -> Result<(), StoreError> {
+        self.call(move |keeper, until| execute(keeper, until, ADD_DRAIN, &[&node]).map(drop))
+    }
+
+    /// Operators want these nodes drained, and no others.
+    ///
+    /// # Errors
+    /// As [`Store::nodes`].
+    pub fn set_drains(&self, nodes: Vec<String>) -> Result<(), StoreError> {
         self.call(move |keeper, until| {
-            let sql = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";
-            execute(keeper, until, sql, &[&node]).map(drop)
+            keeper.write(until, Durability::Disk, |transaction| {
+                transaction.execute("DELETE FROM drain", [])?;
+                let mut insert = transaction.prepare(ADD_DRAIN)?;
+                nodes
+                    .iter()
+                    .try_for_each(|node| insert.execute([node]).map(drop))
+            })
         })
     }
 
@@ -159,9 +173,7 @@ impl Store {
     /// # Errors
     /// As [`Store::nodes`].
     pub fn remove_drain(&self, node: String) -> Result<bool, StoreError> {
-        self.call(move |keeper, until| {
-            execute(keeper, until, "DELETE FROM drain WHERE node = ?1", &[&node])
-        })
+        self.call(move |keeper, until| execute(keeper, until, REMOVE_DRAIN, &[&node]))
     }
 }
 
@@ -232,3 +244,10 @@ pub(super) fn execute(
     })?;
     Ok(changed > 0)
 }
+
+const ADD_DRAIN: &str = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";
+const REMOVE_DRAIN: &str = "DELETE FROM drain WHERE node = ?1";
+const ADD_NODE: &str = "
+    INSERT INTO node
+        (id, name, base_url, models, api_key, max_concurrency, weight, token_digest, created_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";

@@ -222,6 +222,17 @@ fn drain_wishes_are_a_set_of_names() {
     );
     assert_eq!(running.store.remove_drain("b".to_owned()), Ok(true));
     assert_eq!(running.store.remove_drain("b".to_owned()), Ok(false));
+    let others = vec!["a".to_owned(), "c".to_owned()];
+    assert_eq!(running.store.set_drains(others.clone()), Ok(()));
+    assert_eq!(running.store.drains(), Ok(others));
+    assert_eq!(running.store.remove_drain("c".to_owned()), Ok(true));
+    assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
+    // A node of this name that comes now is another one; one that cannot come changes nothing.
+    running.store.add_node(node(1, "a")).unwrap();
+    assert_eq!(running.store.drains(), Ok(Vec::new()));
+    running.store.add_drain("a".to_owned()).unwrap();
+    let taken = running.store.add_node(node(2, "a"));
+    assert_eq!(taken, Err(StoreError::Conflict));
     assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
 }
 

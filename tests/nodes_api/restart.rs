@@ -97,5 +97,10 @@ fn what_cannot_be_kept_is_not_promised_and_what_is_known_goes_on() {
         crate::support::eventually("it registers", || api.register(&body).status == 201);
         let list = value(&api.as_admin("GET", "/api/nodes", None));
         assert_eq!(list["nodes"].as_array().unwrap().len(), 2);
+        let kept = || {
+            let sql = "SELECT count(*) FROM drain WHERE node = 'n'";
+            database.query_row(sql, [], |row| row.get::<_, i64>(0))
+        };
+        crate::support::eventually("the wish is kept", || kept() == Ok(1));
     });
 }

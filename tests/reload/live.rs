@@ -223,6 +223,27 @@ fn a_node_that_is_taken_out_finishes_what_it_does_and_a_new_one_joins() {
 }
 
 #[test]
+fn a_node_is_not_drained_for_an_earlier_one_of_its_name() {
+    let node = ScriptedNode::answering(fixed(b"{}"));
+    let with = config(Driver::IoUring).node("n", &node);
+    let mut setting = Setting::start(with.clone());
+    assert_eq!(setting.post("/api/nodes/config-n/drain").status, 200);
+    assert_eq!(status(&setting.router, &chat()), 503);
+    let database = rusqlite::Connection::open(setting.data_dir().join("llm-router.db")).unwrap();
+    let drains = || {
+        let sql = "SELECT count(*) FROM drain";
+        database.query_row(sql, [], |row| row.get::<_, i64>(0))
+    };
+    // As long as it is there, it stays so.
+    setting.reload(with.clone());
+    assert_eq!((status(&setting.router, &chat()), drains()), (503, Ok(1)));
+    setting.reload(config(Driver::IoUring));
+    assert_eq!(drains(), Ok(0));
+    setting.reload(with);
+    eventually("it serves", || status(&setting.router, &chat()) == 200);
+}
+
+#[test]
 fn a_node_at_a_new_address_gets_nothing_before_it_was_found_there() {
     let (here, there) = (
         ScriptedNode::answering(fixed(b"{}")),

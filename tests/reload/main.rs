@@ -78,10 +78,14 @@ impl Setting {
     }
 
     pub(crate) fn post_reload(&self) -> Response {
+        self.post("/api/reload")
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Response {
         let mut client = self.router.connect();
         client.send(
             format!(
-                "POST /api/reload HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer {}\r\n\
+                "POST {path} HTTP/1.1\r\nHost: router\r\nAuthorization: Bearer {}\r\n\
                  Content-Length: 0\r\nConnection: close\r\n\r\n",
                 self.key
             )

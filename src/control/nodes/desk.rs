@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -37,6 +38,8 @@ pub(in crate::control) struct NodeDesk {
     changing: (Sender<()>, Receiver<()>),
     /// Holds one for each name that is being resolved.
     resolving: (Sender<()>, Receiver<()>),
+    /// Whether the store lacks something that is to be kept.
+    is_behind: Arc<AtomicBool>,
 }
 
 /// What the store has kept about nodes.
@@ -102,6 +105,7 @@ impl NodeDesk {
             listener,
             changing: bounded(1),
             resolving: bounded(RESOLVERS_MAX),
+            is_behind: Arc::default(),
         };
         (desk, arriving)
     }
@@ -185,8 +189,8 @@ impl NodeDesk {
         Ok(())
     }
 
-    /// Drains a node, or puts it back into service. What the store cannot keep holds until the next start, and
-    /// the log says so: an operator who drains a node is not to be refused because a disk is full.
+    /// Drains a node, or puts it back into service. What the store cannot keep holds all the same, and is tried
+    /// again: an operator who drains a node is not to be refused because a disk is full.
     pub(in crate::control) fn set_drained(
         &self,
         node: &NodeRef,
@@ -215,15 +219,6 @@ impl NodeDesk {
         self.ask(|nodes, _| nodes.is_settled()).unwrap_or(false)
     }
 
-    /// Takes in what the store has kept.
-    ///
-    /// # Errors
-    /// [`NodesError::StoreUnavailable`] or [`NodesError::Busy`]: to be tried again.
-    pub(in crate::control) fn restore(&self) -> Result<(), NodesError> {
-        let _changing = self.change_alone()?;
-        self.restore_alone()
-    }
-
     /// Replaces everything about nodes that comes from the configuration: nodes, aliases, how they are watched.
     /// Nodes that are gone get no new requests while running ones finish, new ones start pending, those that
     /// stay keep their state. The inner error is the names of the configuration that registered nodes have;
@@ -235,21 +230,63 @@ impl NodeDesk {
         let watch = Watch::of(&config, self.listener);
         let _changing = self.change_alone()?;
         let replaced = self.ask(move |nodes, now| nodes.replace_configured(&config, watch, now))?;
-        // A registered node may have been left out because of a name that is free now.
-        if replaced.is_ok() && self.restore_alone().is_err() {
-            log::warn(format_args!("the registered nodes were not read again"));
+        if replaced.is_ok() {
+            // First: the next node of a name that is free now is not to be drained for the last one.
+            self.keep_drains();
+            // A registered node may have been left out because of such a name.
+            if self.restore_alone().is_err() {
+                log::warn(format_args!("the registered nodes were not read again"));
+            }
         }
         Ok(replaced)
+    }
+
+    /// Whether something is to be taken from the store or given to it: see [`catch_up`](Self::catch_up).
+    pub(in crate::control) fn is_behind(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_behind)
+    }
+
+    /// Takes in what the store has kept, if that could not be read yet, and has it keep what it could not.
+    pub(in crate::control) fn catch_up(&self) {
+        let Ok(_changing) = self.change_alone() else {
+            return;
+        };
+        match self.ask(|nodes, _| nodes.is_restored()) {
+            Ok(false) => self.set_behind(self.restore_alone().is_err()),
+            Ok(true) => self.keep_drains(),
+            Err(_) => {}
+        }
+    }
+
+    /// Has the store keep exactly the drains there are.
+    fn keep_drains(&self) {
+        let kept = match self.ask(|nodes, _| nodes.drains()) {
+            Ok(Some(drains)) => self.store.set_drains(drains).is_ok(),
+            // What the store has is to be read first.
+            Ok(None) | Err(_) => false,
+        };
+        self.set_behind(!kept);
+    }
+
+    /// From now on there is, or is not, something to [`catch_up`](Self::catch_up) with.
+    fn set_behind(&self, is_behind: bool) {
+        self.is_behind.store(is_behind, Ordering::Release);
     }
 
     /// What the store has kept.
     ///
     /// # Errors
-    /// [`NodesError::StoreUnavailable`].
+    /// [`NodesError::StoreUnavailable`]: to be [tried again](Self::catch_up).
     pub(in crate::control) fn kept(&self) -> Result<Kept, NodesError> {
-        let nodes = self.store.nodes().map_err(NodesError::of_store)?;
-        let drains = self.store.drains().map_err(NodesError::of_store)?;
-        Ok(Kept { nodes, drains })
+        let read = || {
+            let nodes = self.store.nodes()?;
+            let drains = self.store.drains()?;
+            Ok(Kept { nodes, drains })
+        };
+        read().map_err(|error| {
+            self.set_behind(true);
+            NodesError::of_store(error)
+        })
     }
 
     fn restore_alone(&self) -> Result<(), NodesError> {
@@ -301,8 +338,9 @@ impl NodeDesk {
         };
         if kept.is_err() {
             log::warn(format_args!(
-                "the wish to drain or enable node {name} is not kept: it ends with this process"
+                "the wish to drain or enable node {name} is not kept yet; it is tried again"
             ));
+            self.set_behind(true);
         }
     }
 

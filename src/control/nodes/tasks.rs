@@ -152,7 +152,8 @@ impl Nodes {
     }
 
     /// Takes in what the store has kept: nodes that are not known yet, and which are to be drained. Names of
-    /// the configuration come first.
+    /// the configuration come first. What an operator wants of a node that is known counts from the first
+    /// time on, not what the store has: it may not have been able to keep that.
     pub(in crate::control) fn restore(&mut self, kept: Kept, now: Duration) {
         let drains = kept.drains;
         for stored in kept.nodes {
@@ -177,9 +178,9 @@ impl Nodes {
                 )),
             }
         }
-        self.is_restored = true;
+        let was_restored = std::mem::replace(&mut self.is_restored, true);
         self.publish(now);
-        for name in drains {
+        for name in drains.into_iter().filter(|_| !was_restored) {
             let known = self.by_name.get(name.as_str()).copied();
             let member = known.and_then(|serial| self.members.get_mut(&serial));
             if let Some(member) = member.filter(|member| !member.is_drained) {
@@ -188,6 +189,18 @@ impl Nodes {
                 self.judge(serial, HealthEvent::Drain, now);
             }
         }
+    }
+
+    /// Whether what the store has kept was taken in.
+    pub(super) fn is_restored(&self) -> bool {
+        self.is_restored
+    }
+
+    /// Names of the nodes an operator wants drained; `None` as long as the store may know of more.
+    pub(super) fn drains(&self) -> Option<Vec<String>> {
+        let drained = self.members.values().filter(|member| member.is_drained);
+        let names = drained.map(|member| member.settings.name.clone());
+        self.is_restored.then(|| names.collect())
     }
 
     /// Whether every node there is was asked, and the table shows what came of it.

@@ -75,12 +75,17 @@ fn report(initializing: bool) -> Heartbeat {
 
 impl Case {
     fn new(configured: &[NodeConfig]) -> Self {
+        let mut case = Self::unrestored(configured);
+        case.nodes.restore(Kept::default(), Duration::ZERO);
+        case
+    }
+
+    /// Before what the store has kept was read.
+    fn unrestored(configured: &[NodeConfig]) -> Self {
         let directory = Arc::new(NodeDirectory::default());
         let config = config(configured);
-        let mut nodes = Nodes::new(&config, watch(&config), Arc::clone(&directory));
-        nodes.restore(Kept::default(), Duration::ZERO);
         Self {
-            nodes,
+            nodes: Nodes::new(&config, watch(&config), Arc::clone(&directory)),
             directory,
             now: Duration::ZERO,
         }
@@ -319,7 +324,7 @@ fn a_drained_node_stays_so_over_a_move_and_a_restart() {
         ("draining", "draining")
     );
 
-    let mut later = Case::new(&[settings("file", 1)]);
+    let mut later = Case::unrestored(&[settings("file", 1)]);
     let drains = vec!["file".to_owned(), "r".to_owned(), "gone".to_owned()];
     let nodes = vec![stored(7, "r", 2), stored(9, "file", 3), stored(8, "s", 4)];
     later.nodes.restore(Kept { nodes, drains }, later.now);
@@ -337,6 +342,23 @@ fn a_drained_node_stays_so_over_a_move_and_a_restart() {
     later.nodes.set_drained(&node, false, later.now).unwrap();
     later.pass(SECOND, good);
     assert_eq!(later.state("file"), "online");
+}
+
+#[test]
+fn what_the_store_has_is_no_wish_once_it_was_read() {
+    let mut case = Case::new(&[settings("file", 1)]);
+    case.register(7, settings("r", 2)).unwrap();
+    case.pass(SECOND, good);
+    // The store could not keep that both were enabled.
+    let kept = || Kept {
+        nodes: vec![stored(7, "r", 2), stored(8, "s", 3)],
+        drains: ["file", "r", "s"].map(str::to_owned).to_vec(),
+    };
+    case.nodes.restore(kept(), case.now);
+    case.pass(SECOND, good);
+    let states = ["file", "r", "s"].map(|name| case.state(name));
+    assert_eq!(states, ["online", "online", "draining"]);
+    assert_eq!(case.nodes.drains(), Some(vec!["s".to_owned()]));
 }
 
 #[test]

@@ -71,6 +71,17 @@ pub(in crate::control) fn resolve(
             .map_err(|_| AddressError::Unresolved)?
             .collect(),
     };
+    permitted(found, rules)
+}
+
+/// Those of the addresses that may be connected to.
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) fn permitted(
+    found: Vec<SocketAddr>,
+    rules: Option<&RegistrationRules>,
+) -> Result<Vec<SocketAddr>, AddressError> {
     let mut refusal = AddressError::Unresolved;
     let mut permitted = Vec::with_capacity(found.len());
     for address in found.into_iter().rev() {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Bounded in time and bytes, follows no redirect, and connects only to addresses that were checked
-//! after resolving.
+//! after resolving. While a name cannot be resolved, the addresses that answered last are asked again.
 
 mod address;
 mod engine;
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{BaseUrl, Secret};
 
+use address::permitted;
 use engine::{is_ollama_version, read_models};
 use http::{Asker, Question};
 
@@ -39,7 +40,8 @@ pub(super) struct Probe {
     /// What its addresses must comply with, beyond what holds for every node; `None` for a node of the file,
     /// whose operator vouches for it.
     pub(super) rules: Option<Arc<RegistrationRules>>,
-    /// Addresses that have answered before: until then they get no credential, if there are `rules`.
+    /// Addresses that have answered before: until then they get no credential, if there are `rules`. They are
+    /// asked again while the name cannot be resolved.
     pub(super) proven: Vec<SocketAddr>,
     /// Whether the answer must name the node's models.
     pub(super) needs_models: bool,
@@ -87,7 +89,12 @@ pub(super) enum ProbeError {
 
 /// Carries a probe out; takes at most its time limit, and as long as the resolver likes.
 fn carry_out(probe: Probe) -> Outcome {
-    let resolved = resolve(&probe.base_url, probe.rules.as_deref());
+    let rules = probe.rules.as_deref();
+    let resolved = match resolve(&probe.base_url, rules) {
+        // A name server that fails says nothing about the node.
+        Err(AddressError::Unresolved) => permitted(probe.proven.clone(), rules),
+        resolved => resolved,
+    };
     let addresses = resolved.as_ref().ok().cloned();
     let answer = resolved
         .map_err(ProbeError::Address)
@@ -404,6 +411,35 @@ mod tests {
         assert!(requests[1].starts_with("GET /base/api/version HTTP/1.1\r\n"));
         let answer = outcome.answer.ok().unwrap();
         assert_eq!((answer.engine, answer.slots), (Engine::Ollama, None));
+    }
+
+    #[test]
+    fn while_a_name_cannot_be_resolved_the_addresses_that_answered_are_asked_again() {
+        let list = json(r#"{"data":[{"id":"m"}]}"#);
+        let (_, outcome) = probe_with(&[&list], |probe| {
+            probe.proven = resolve(&probe.base_url, None).unwrap();
+            probe.base_url = BaseUrl::parse("http://no-such-name.invalid:8000/base").unwrap();
+        });
+        assert!(outcome.answer.is_ok());
+        assert_eq!(outcome.addresses.map(|found| found.len()), Some(1));
+
+        // Not if they are not permitted any more, or if there are none.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut probe = probe_of("127.0.0.1:1".parse().unwrap(), true);
+        probe.base_url = BaseUrl::parse("http://no-such-name.invalid:8000/base").unwrap();
+        probe.rules = Some(Arc::new(RegistrationRules {
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            listener: "127.0.0.1:1".parse().unwrap(),
+        }));
+        probe.proven = vec![listener.local_addr().unwrap()];
+        let error = carry_out(probe).answer.err();
+        let refused = ProbeError::Address(AddressError::OutsideNetworks);
+        assert_eq!(error, Some(refused));
+        let mut probe = probe_of("127.0.0.1:1".parse().unwrap(), true);
+        probe.base_url = BaseUrl::parse("http://no-such-name.invalid:8000/base").unwrap();
+        let error = carry_out(probe).answer.err();
+        let unresolved = ProbeError::Address(AddressError::Unresolved);
+        assert_eq!(error, Some(unresolved));
     }
 
     #[test]
