@@ -43,25 +43,38 @@ impl Listener {
         })
     }
 
-    /// Binds `address` with SO_REUSEPORT and TCP_NODELAY; done before the worker threads start, so
-    /// that a port conflict is a start-up error.
+    /// Binds `address` with SO_REUSEPORT and TCP_NODELAY, and listens; done before the worker threads start.
+    /// Every process of the same user may do so: a port that another one has is no error here, see
+    /// [`Listener::check_free`].
     ///
     /// # Errors
     /// Whatever socket(2), bind(2) or listen(2) report.
     pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Self::reserve(address)?;
+        Self::listen(&socket)?;
+        Ok(socket)
+    }
+
+    /// As [`Listener::bind`], but the kernel sends it no connection before [`Listener::listen`].
+    ///
+    /// # Errors
+    /// Whatever socket(2) or bind(2) report.
+    pub fn reserve(address: SocketAddr) -> io::Result<StdListener> {
+        let socket = new_socket(address)?;
         socket.set_reuse_port(true)?;
-        socket.set_reuse_address(true)?;
         // Accepted sockets inherit it: no system call per connection.
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
         Ok(socket.into())
+    }
+
+    /// Has the kernel send connections to a socket of [`Listener::reserve`]; one that listens already goes on.
+    ///
+    /// # Errors
+    /// Whatever listen(2) reports.
+    pub fn listen(socket: &StdListener) -> io::Result<()> {
+        SockRef::from(socket).listen(BACKLOG)
     }
 
     /// How many tasks are to accept at once. On a ring a burst then costs one turn, not one per connection;
@@ -142,6 +155,14 @@ impl Listener {
         deadline::shut_down(self.socket.as_raw_fd());
         accepted
     }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // Else what is left of earlier connections would keep the port for a minute.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// Connections the kernel holds for us before they are accepted (also bounded by somaxconn).

@@ -77,17 +77,27 @@ impl Sockets {
     /// Has the process before leave, if there is one: from now on this one accepts.
     pub(super) fn succeed(&mut self) -> Result<(), StartError> {
         match self.taken.take() {
-            Some(taken) => taken.ready().map_err(StartError::Config),
-            None => Ok(()),
+            Some(taken) => taken.ready().map_err(StartError::Config)?,
+            None => return Ok(()),
         }
+        // Not before: connections would come at once, and nobody accepts them in the meantime. The process
+        // before has left, so one that is refused must not end this one.
+        self.listeners.retain(|socket| {
+            let listening = Listener::listen(socket);
+            if let Err(error) = &listening {
+                log::error(format_args!("a worker cannot listen: {error}"));
+            }
+            listening.is_ok()
+        });
+        Ok(())
     }
 
-    /// More sockets on the same port where this process has more workers than the one before. Where it may
-    /// not bind any more, two workers share one.
+    /// More sockets on the same port where this process has more workers than the one before; they do not
+    /// listen yet. Where it may not bind any more, two workers share one.
     fn add_up_to(&mut self, worker_count: usize) -> Result<(), StartError> {
         let before = self.listeners.len();
         while self.listeners.len() < worker_count {
-            let added = Listener::bind(self.address).or_else(|error| {
+            let added = Listener::reserve(self.address).or_else(|error| {
                 log::info(format_args!(
                     "workers share listening sockets, no further one can be bound: {error}"
                 ));

@@ -1,6 +1,7 @@
 //! Upgrades that come to nothing: the process that runs goes on as if nothing had happened.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Driver, RawClient, RouterConfig, ScriptedNode, chat, fixed, note, on_both_drivers,
+    Driver, RawClient, RouterConfig, ScriptedNode, chat, eventually, fixed, note, on_both_drivers,
 };
 use crate::support::{Process, Site, is_ready};
 
@@ -63,9 +64,7 @@ fn a_new_process_that_is_killed_before_it_is_ready_leaves_the_old_one_alone() {
     let config = RouterConfig::new(Driver::IoUring).node("n", &node);
     let site = Site::new();
     let (mut old, address) = site.start(&config);
-    // A node that takes connections and never answers keeps the new process from being ready.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let base_url = format!("http://{}", silent.local_addr().unwrap());
+    let (_silent, base_url) = silent_node();
     let waiting = config.clone().node_at("silent", &base_url, "other", 1, "");
     let new = site.upgrade(&waiting);
     old.wait_for_line("takes over");
@@ -81,6 +80,82 @@ fn a_new_process_that_is_killed_before_it_is_ready_leaves_the_old_one_alone() {
     let new = site.upgrade(&config.node("m", &slow));
     new.wait_until_serving();
     assert_eq!(old.wait_exit(), 0);
+}
+
+#[test]
+fn more_workers_have_no_connection_before_they_accept() {
+    on_both_drivers(|driver| {
+        let node = ScriptedNode::answering(fixed(b"{}"));
+        let config = RouterConfig::new(driver)
+            .set("server.workers", 1)
+            .node("n", &node);
+        let site = Site::new();
+        let (mut old, address) = site.start(&config);
+        let (_silent, base_url) = silent_node();
+        let waiting = config
+            .clone()
+            .set("server.workers", 4)
+            .set("health.probe_timeout_secs", 30)
+            .node_at("silent", &base_url, "other", 1, "");
+        let new = site.upgrade(&waiting);
+        old.wait_for_line("takes over");
+        // It is as far as it comes while the node is silent.
+        eventually("the new one waits", || has_thread(new.pid(), "control"));
+        // Each has to be answered while the new one waits, and none may be left with it when it dies.
+        let mut begun = Vec::new();
+        for _ in 0..40 {
+            let mut client = RawClient::connect(address);
+            client.send(&chat());
+            begun.push(client);
+        }
+        for client in &mut begun {
+            assert_eq!(client.response().status, 200);
+        }
+        let mut unused: Vec<_> = (0..40).map(|_| RawClient::connect(address)).collect();
+        drop(new);
+        old.wait_for_line("this one goes on");
+        for client in &mut unused {
+            client.send(&chat());
+            assert_eq!(client.response().status, 200);
+        }
+        let new = site.upgrade(&config.set("server.workers", 4));
+        new.wait_until_serving();
+        assert_eq!(old.wait_exit(), 0);
+        eventually("all of them listen", || listener_count(address) == 4);
+        for _ in 0..40 {
+            let mut client = RawClient::connect(address);
+            client.send(&chat());
+            assert_eq!(client.response().status, 200);
+        }
+    });
+}
+
+/// A node that takes connections and never answers: it keeps a new process from being ready.
+fn silent_node() -> (TcpListener, String) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base_url = format!("http://{}", socket.local_addr().unwrap());
+    (socket, base_url)
+}
+
+fn has_thread(process: i32, name: &str) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return false;
+    };
+    let names = tasks.flatten();
+    let mut names = names.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.any(|comm| comm.trim() == name)
+}
+
+/// The sockets that listen on a port of this machine.
+fn listener_count(address: SocketAddr) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", address.port());
+    let rows = table.lines().map(|line| line.split_whitespace());
+    rows.filter(|row| {
+        let mut row = row.clone();
+        row.nth(1).is_some_and(|local| local.ends_with(&port)) && row.nth(1) == Some("0A")
+    })
+    .count()
 }
 
 #[test]
