@@ -225,7 +225,7 @@ fn a_change_with_a_cookie_needs_a_page_of_ours() {
         (vec![cookie, ("X-Requested-With", "XMLHttpRequest")], 403),
         (vec![cookie, ours, ("Origin", "http://evil.example")], 403),
         (vec![cookie, ours, ("Origin", "null")], 403),
-        (vec![cookie, ours, ("Origin", "http://router")], 201),
+        (vec![cookie, ours, ("Origin", "http://localhost")], 201),
         (vec![cookie, ours], 201),
     ] {
         let response = ask(&router, "POST", "/api/keys", &fields, body);

@@ -204,6 +204,41 @@ fn the_default_password_is_for_this_machine_only() {
 }
 
 #[test]
+fn the_default_password_is_for_no_page_of_anywhere_and_no_proxy() {
+    on_both_drivers(|driver| {
+        let router = router(driver);
+        let body = r#"{"username":"admin","password":"test"}"#;
+        let login = |host: &str, fields: &[(&str, &str)]| {
+            let asked = request("POST", "/api/auth/login", fields, Some(body));
+            let asked = String::from_utf8(asked).unwrap();
+            let asked = asked.replacen("Host: localhost", &format!("Host: {host}"), 1);
+            let mut client = router.connect();
+            client.send(asked.as_bytes());
+            answer(&mut client, "POST")
+        };
+        // What a browser sends once a page has had its own name resolve to loopback.
+        let rebound = [("Origin", "http://evil.example:8080")];
+        expect_error(
+            &login("evil.example:8080", &rebound),
+            403,
+            "default_password",
+        );
+        for field in [
+            ("Forwarded", "for=192.0.2.1"),
+            ("X-Forwarded-For", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("X-Real-IP", "192.0.2.1"),
+            ("Via", "1.1 proxy"),
+        ] {
+            expect_error(&login("localhost", &[field]), 403, "default_password");
+        }
+        for host in ["localhost:8080", "127.0.0.1", "[::1]:8080"] {
+            assert_eq!(login(host, &[]).status, 200, "{host}");
+        }
+    });
+}
+
+#[test]
 fn a_hash_may_stand_for_the_password() {
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$kKqCnONyNEtwFSfTr14e1w\
                 $U5wU/p/IZdJq8UGTz7lq+dkhkoF6GbrdIJyNGsiyfn4";

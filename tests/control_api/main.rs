@@ -49,7 +49,7 @@ pub(crate) fn request(
     fields: &[(&str, &str)],
     body: Option<&str>,
 ) -> Vec<u8> {
-    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: router\r\n");
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in fields {
         text.push_str(&format!("{name}: {value}\r\n"));
     }

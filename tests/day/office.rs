@@ -166,7 +166,7 @@ impl Office {
         fields: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Response {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: router\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for (name, value) in fields {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

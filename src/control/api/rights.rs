@@ -1,10 +1,13 @@
 //! Who asks, and whether they may.
 
+use std::net::IpAddr;
+
 use crate::auth::Scope;
 use crate::auth::key::{KeyIdentity, authenticate};
+use crate::config::is_loopback;
 use crate::http1::Method;
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiHead, Credentials};
+use crate::proxy::api::{ApiHead, ApiRequest, Credentials};
 use crate::runtime::clock;
 
 use super::Context;
@@ -177,6 +180,33 @@ pub(super) fn is_own_origin(head: &ApiHead) -> bool {
     }
 }
 
+/// Whether somebody at this machine asks. A loopback peer alone does not say so: a proxy on this machine
+/// passes on what comes from elsewhere, and a page of anywhere may have its name resolve to loopback; but then
+/// the browser sends that name.
+pub(super) fn is_of_this_machine(request: &ApiRequest) -> bool {
+    let head = &request.head;
+    is_loopback(request.peer)
+        && !head.is_relayed
+        && head.host.as_deref().is_some_and(names_loopback)
+}
+
+/// Whether a `Host` is `localhost` or a loopback address, at any port.
+fn names_loopback(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
+    let end = match host.starts_with('[') {
+        true => host.find(']').map_or(0, |end| end + 1),
+        false => host.find(':').unwrap_or(host.len()),
+    };
+    let (name, port) = host.split_at_checked(end).unwrap_or_default();
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+        && (name.eq_ignore_ascii_case("localhost")
+            || address.parse::<IpAddr>().is_ok_and(is_loopback))
+}
+
 const BEARER: &[u8] = b"Bearer ";
 
 #[cfg(test)]
@@ -260,6 +290,36 @@ mod tests {
             "router.example:8080",
         ] {
             assert!(!is_own_origin(&head(Some(origin))), "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_loopback_are_this_machine() {
+        for host in [
+            "localhost",
+            "LocalHost:8080",
+            "127.0.0.1",
+            "127.9.9.9:80",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(names_loopback(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            "router",
+            "router.example:8080",
+            "localhost.evil.example",
+            "evil.example.localhost",
+            "127.0.0.1.evil.example",
+            "127.1",
+            "10.0.0.1:8080",
+            "[2001:db8::1]:80",
+            "[::1",
+            "[::1].evil.example",
+            "localhost:80:evil.example",
+        ] {
+            assert!(!names_loopback(host.as_bytes()), "{host}");
         }
     }
 }

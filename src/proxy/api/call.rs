@@ -62,6 +62,8 @@ pub struct ApiHead {
     pub x_requested_with: Option<Box<[u8]>>,
     /// The media type of the body.
     pub content_type: Option<Box<[u8]>>,
+    /// A proxy says that it passes the request on, so the peer is not who asks.
+    pub is_relayed: bool,
 }
 
 /// Everything a client may prove itself with, unchecked.
@@ -140,6 +142,20 @@ impl ApiHead {
             host: head.host.map(Into::into),
             x_requested_with: plain("x-requested-with"),
             content_type: head.content_type.map(Into::into),
+            is_relayed: head.fields.iter().any(|(name, _)| is_of_proxy(name)),
         }
     }
 }
+
+/// Whether only proxies send this field.
+fn is_of_proxy(name: &str) -> bool {
+    let is_x_forwarded = name
+        .get(..X_FORWARDED.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED));
+    is_x_forwarded
+        || ["forwarded", "x-real-ip", "via"]
+            .iter()
+            .any(|of_proxy| name.eq_ignore_ascii_case(of_proxy))
+}
+
+const X_FORWARDED: &str = "x-forwarded-";

@@ -97,7 +97,7 @@ pub(super) fn login(context: &Context, call: &Call<'_>) -> Result<Reply, ApiErro
     let config = context.shared.config.current();
     let auth = &config.auth;
     let peer = call.request.peer;
-    if auth.admin_password.is_default() && !peer.is_loopback() {
+    if auth.admin_password.is_default() && !rights::is_of_this_machine(call.request) {
         return Err(ApiError::default_password());
     }
     check_password(context, peer, || {
