@@ -24,7 +24,7 @@ use std::time::Duration;
 use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, IoDriver, NodeConfig};
 use llm_router::control;
-use llm_router::server::{Arrival, Server};
+use llm_router::server::Server;
 use llm_router::store;
 
 use support::{
@@ -118,7 +118,7 @@ fn router(
     configure(&mut config);
     let (key_file, keys) = control::load_keys(&config).unwrap();
     let data_dir = config.server.data_dir.clone();
-    let server = Server::start(config, keys, Arrival::First, |shared, inbox| {
+    let server = Server::start(config, keys, None, |shared, inbox| {
         let history = Arc::clone(&shared.history);
         let (store, _) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         control::start(shared, key_file, None, store, inbox).map(drop)

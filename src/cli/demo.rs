@@ -12,7 +12,7 @@ use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, NodeConfig};
 use llm_router::mock::{self, MockOptions};
 use llm_router::runtime::{self, Preference};
-use llm_router::server::{self, Arrival};
+use llm_router::server::{self};
 
 use super::options::DemoOptions;
 use super::output::{refuse, say};
@@ -70,7 +70,7 @@ fn start(options: &DemoOptions, data_dir: &TemporaryDirectory) -> Result<Running
     config.server.drain_announce = Duration::ZERO;
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     config.server.data_dir.clone_from(&data_dir.0);
-    let running = serve::start(config, None, Arrival::First)?;
+    let running = serve::start(config, None, None)?;
     if running.server.wait_until_ready(READY_TIMEOUT) {
         Ok(running)
     } else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
-use llm_router::server::{Arrival, Ending, Orders, Server};
+use llm_router::server::{Ending, Orders, Predecessor, Server};
 use llm_router::store::{self, StoreThread};
 
 use super::options::ServeOptions;
@@ -26,18 +26,26 @@ pub(super) struct Running {
 pub(crate) fn serve(options: &ServeOptions) -> ExitCode {
     let successor = Successor::of_process();
     let mut sources = options.config.sources();
-    let loaded = match sources.load() {
+    let mut loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(problems),
     };
-    warn(&loaded.warnings);
     // A file that was there and is gone is no configuration of defaults, but a mistake.
     sources.file = loaded.file;
-    let arrival = match options.upgrade {
-        true => Arrival::Upgrade,
-        false => Arrival::First,
-    };
-    match start(loaded.config, Some(sources), arrival) {
+    let mut predecessor = None;
+    if options.upgrade {
+        predecessor = match Predecessor::meet(&loaded.config.server) {
+            Ok(process) => Some(process),
+            Err(reason) => return refuse(reason),
+        };
+        // What that process has read last counts; it reads nothing more.
+        loaded = match sources.load() {
+            Ok(loaded) => loaded,
+            Err(problems) => return refuse(problems),
+        };
+    }
+    warn(&loaded.warnings);
+    match start(loaded.config, Some(sources), predecessor) {
         Ok(running) => Running {
             successor: Some(successor),
             ..running
@@ -54,21 +62,22 @@ pub(crate) fn serve(options: &ServeOptions) -> ExitCode {
 pub(super) fn start(
     mut config: Config,
     sources: Option<Sources>,
-    arrival: Arrival,
+    predecessor: Option<Predecessor>,
 ) -> Result<Running, String> {
     config.seal(None).map_err(ToOwned::to_owned)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let nodes_patience = config.health.probe_timeout + NODES_MARGIN;
+    let is_upgrade = predecessor.is_some();
     let mut store_thread = None;
     let mut reloader = None;
-    let server = Server::start(config, keys, arrival, |shared, inbox| {
+    let server = Server::start(config, keys, predecessor, |shared, inbox| {
         let history = Arc::clone(&shared.history);
         let (store, thread) = store::start(data_dir, history, Arc::clone(&shared.store))?;
         store_thread = Some(thread);
         let control = control::start(shared, key_file, sources, store, inbox)?;
         // Until then the process before serves, and knows its nodes.
-        if arrival == Arrival::Upgrade && !control.wait_for_nodes(nodes_patience) {
+        if is_upgrade && !control.wait_for_nodes(nodes_patience) {
             note("warning: some nodes have not answered yet; taking over all the same");
         }
         reloader = Some(control.reloader);

@@ -46,6 +46,8 @@ pub enum ReloadRefusal {
     Invalid(Problems),
     /// The control thread has too much to do.
     Busy,
+    /// The process is on its way out, or another one is about to take over.
+    HandingOver,
 }
 
 impl Reloader {
@@ -72,7 +74,10 @@ impl Reloader {
     pub fn reload(&self) -> Result<Reloaded, ReloadRefusal> {
         // Whoever panicked here left either the old configuration or the new one behind.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.read().and_then(|change| self.apply(change));
+        let outcome = match self.shared.begin_change() {
+            Some(_change) => self.read().and_then(|change| self.apply(change)),
+            None => Err(ReloadRefusal::HandingOver),
+        };
         match &outcome {
             Ok(reloaded) => {
                 self.shared.reloads.succeeded(clock::unix_secs());
@@ -189,7 +194,7 @@ impl ReloadRefusal {
                 .iter()
                 .map(|problem| without_directory(problem).to_string())
                 .collect(),
-            Self::Busy => Vec::new(),
+            Self::Busy | Self::HandingOver => Vec::new(),
         }
     }
 }
@@ -222,6 +227,9 @@ impl fmt::Display for ReloadRefusal {
         match self {
             Self::Invalid(problems) => problems.fmt(f),
             Self::Busy => f.write_str("the control thread is busy; please retry"),
+            Self::HandingOver => {
+                f.write_str("another process takes over or this one is draining; please retry")
+            }
         }
     }
 }

@@ -185,6 +185,12 @@ impl ApiError {
         Self::unavailable("draining", "The router is shutting down. Please retry.").retry_after(1)
     }
 
+    /// 503: nothing is changed in a process that another one is about to take over from.
+    pub fn handing_over() -> Self {
+        let message = "Another process takes over or the router is shutting down. Please retry.";
+        Self::unavailable("draining", message).retry_after(1)
+    }
+
     /// 504: the node did not answer within the request's time.
     pub fn timeout(limit: Duration) -> Self {
         Self::gateway_timeout("timeout", limit)

@@ -14,6 +14,7 @@
 pub mod api;
 mod attempt;
 mod body;
+mod changes;
 mod connection;
 mod downstream;
 mod early;
@@ -30,6 +31,7 @@ mod settings;
 mod trace;
 mod worker;
 
+pub use changes::{Change, Changes};
 pub use connection::serve;
 pub use settings::{LiveConfig, admission_limits, apply_log_level, history_limits};
 pub use worker::{ControlInbox, DrainPhase, Notice, Shared, Worker, wake_by};

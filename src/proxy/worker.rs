@@ -26,6 +26,7 @@ use crate::telemetry::{
 use crate::upstream::Pool;
 
 use super::api::{Answer, ApiCall, Desk, Frame, Live, Viewers};
+use super::changes::{Change, Changes};
 use super::request_id::{RequestId, RequestIds};
 use super::settings::{self, LiveConfig};
 
@@ -85,6 +86,8 @@ pub struct Shared {
     pub driver: Driver,
     /// How far the process is on its way out.
     pub drain: DrainPhase,
+    /// Changes of nodes and configuration that somebody asks for.
+    pub changes: Arc<Changes>,
     /// Nodes that failed too often in a row, for the control thread to judge.
     pub failing_nodes: Sender<NodeId>,
     /// Calls of the control API, for the threads that may block.
@@ -106,6 +109,15 @@ pub struct ControlInbox {
 }
 
 impl Shared {
+    /// Begins a change of nodes or configuration; `None` when this process is on its way out, or may be: what
+    /// it were told now might be lost.
+    pub fn begin_change(&self) -> Option<Change> {
+        match self.drain.is_draining() {
+            true => None,
+            false => self.changes.begin(),
+        }
+    }
+
     /// What there is to be told about the process and all workers now.
     pub fn scrape<'a>(
         &'a self,

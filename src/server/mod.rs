@@ -28,14 +28,14 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
-use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver};
+use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, ServerConfig};
 use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall, Live};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, Driver, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
 
-use handover::{Giver, Offer};
+use handover::{Giver, Offer, Taken};
 use signals::{Request, Signals};
 use sockets::Sockets;
 use supervisor::Supervisor;
@@ -75,11 +75,28 @@ pub enum StartError {
 
 /// Where the process gets its listening sockets from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
+enum Arrival {
     /// It binds them.
     First,
     /// From the process that runs on its data directory, which it succeeds.
     Upgrade,
+}
+
+/// The process that runs on a data directory. It has given its listening sockets, and makes no change of nodes
+/// or configuration until this process has taken over or has gone.
+pub struct Predecessor(Taken);
+
+impl Predecessor {
+    /// Asks it for its sockets. The configuration is to be read again afterwards: only from now on it stays as
+    /// that process knows it.
+    ///
+    /// # Errors
+    /// When there is none, or when it does not hand over.
+    pub fn meet(server: &ServerConfig) -> Result<Self, StartError> {
+        handover::take(&server.data_dir, server.host, server.port)
+            .map(Self)
+            .map_err(StartError::Config)
+    }
 }
 
 /// What signals other than those that end the process ask for; called on the thread that runs the server.
@@ -123,7 +140,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the workers and listens. Call it before any other thread is started: it blocks the
+    /// Starts the workers and listens: on sockets of its own, or on those of `predecessor`. Call it before any other thread is started: it blocks the
     /// signals it waits for. `start_control` starts the threads that may block; they are given what they
     /// publish to and what the workers send them. Connections are accepted only once it has returned.
     ///
@@ -132,7 +149,7 @@ impl Server {
     pub fn start(
         config: Config,
         keys: KeySet,
-        arrival: Arrival,
+        predecessor: Option<Predecessor>,
         start_control: impl FnOnce(Arc<Shared>, ControlInbox) -> io::Result<()>,
     ) -> Result<Self, StartError> {
         proxy::apply_log_level(&config);
@@ -143,7 +160,11 @@ impl Server {
         let worker_count = limits::worker_count(config.server.workers);
         let connection_count_max = limits::raise_and_derive(config.server.max_connections)
             .map_err(system("read the limit of open files"))?;
-        let mut sockets = Sockets::of(arrival, &config, worker_count)?;
+        let arrival = match &predecessor {
+            Some(_) => Arrival::Upgrade,
+            None => Arrival::First,
+        };
+        let mut sockets = Sockets::of(predecessor, &config, worker_count)?;
         let (access_log, access_log_writer) = start_access_log(&config.log.access)
             .map_err(system("open the access log"))?
             .unzip();
@@ -344,6 +365,7 @@ impl Base {
             process: ArcSwapOption::empty(),
             driver: self.driver,
             drain: DrainPhase::default(),
+            changes: Arc::default(),
             failing_nodes,
             api,
             live: Live::new(),
@@ -468,7 +490,8 @@ fn offer(
     let supervisor = Arc::clone(supervisor);
     let giver = signals.knocker().and_then(|knocker| {
         let announce = move |process| supervisor.successor(process);
-        Giver::start(offer, arrival, announce, move |process| {
+        let changes = Arc::clone(&shared.changes);
+        Giver::start(offer, arrival, changes, announce, move |process| {
             knocker.handed_over(process);
         })
     });

@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::runtime::Listener;
 use crate::telemetry::log;
 
-use super::handover::{self, Taken};
-use super::{Arrival, StartError, system};
+use super::handover::Taken;
+use super::{Predecessor, StartError, system};
 
 /// All of them, on one address.
 pub(super) struct Sockets {
@@ -22,13 +22,13 @@ pub(super) struct Sockets {
 impl Sockets {
     /// At least one for each worker.
     pub(super) fn of(
-        arrival: Arrival,
+        predecessor: Option<Predecessor>,
         config: &Config,
         worker_count: usize,
     ) -> Result<Self, StartError> {
         let server = &config.server;
-        match arrival {
-            Arrival::First => {
+        match predecessor {
+            None => {
                 let address = SocketAddr::new(server.host, server.port);
                 let first = bind(address)?;
                 let mut sockets = Self {
@@ -44,9 +44,10 @@ impl Sockets {
                 }
                 Ok(sockets)
             }
-            Arrival::Upgrade => {
-                let mut taken = handover::take(&server.data_dir, server.host, server.port)
-                    .map_err(StartError::Config)?;
+            Some(Predecessor(mut taken)) => {
+                if !taken.suits(&server.data_dir, server.host, server.port) {
+                    return Err(StartError::Config(CHANGED_MEANWHILE.to_owned()));
+                }
                 let mut sockets = Self {
                     address: taken.address,
                     listeners: std::mem::take(&mut taken.listeners),
@@ -116,6 +117,9 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     bound.map_err(system(&format!("listen on {address}")))
 }
 
+const CHANGED_MEANWHILE: &str =
+    "server.host, server.port or server.data_dir was changed while this process started";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +129,7 @@ mod tests {
         let mut config = Config::default();
         config.server.host = "127.0.0.1".parse().unwrap();
         config.server.port = 0;
-        let mut sockets = Sockets::of(Arrival::First, &config, 3).unwrap();
+        let mut sockets = Sockets::of(None, &config, 3).unwrap();
         assert_eq!(sockets.listeners.len(), 3);
         for (workers, shares) in [(1, vec![3]), (2, vec![2, 1]), (3, vec![1, 1, 1])] {
             let counts: Vec<usize> = sockets

@@ -131,7 +131,7 @@ fn more_workers_have_no_connection_before_they_accept() {
 }
 
 /// A node that takes connections and never answers: it keeps a new process from being ready.
-fn silent_node() -> (TcpListener, String) {
+pub(crate) fn silent_node() -> (TcpListener, String) {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let base_url = format!("http://{}", socket.local_addr().unwrap());
     (socket, base_url)

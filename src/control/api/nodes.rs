@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::control::nodes::{Heartbeat, NodeChange, NodeRef, NodeView, NodesError};
 use crate::openai::ApiError;
+use crate::proxy::Change;
 
 use super::{Call, Context, Reply};
 
@@ -92,6 +93,7 @@ pub(super) fn get(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError>
 /// `POST /api/nodes`: 201, or 200 for a node that registers again.
 pub(super) fn register(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
     let settings = call.json::<NewBody>()?.checked()?;
+    let _change = begin_change(context)?;
     let registered = context.nodes.register(settings).map_err(refused)?;
     let status = match registered.is_new {
         true => StatusCode::CREATED,
@@ -109,12 +111,15 @@ pub(super) fn register(context: &Context, call: &Call<'_>) -> Result<Reply, ApiE
 pub(super) fn change(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
     let node = named(call)?;
     let change = call.json::<ChangeBody>()?.checked()?;
+    let _change = begin_change(context)?;
     Reply::json(&context.nodes.change(&node, change).map_err(refused)?)
 }
 
 /// `DELETE /api/nodes/{id}`.
 pub(super) fn remove(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
-    context.nodes.remove(&named(call)?).map_err(refused)?;
+    let node = named(call)?;
+    let _change = begin_change(context)?;
+    context.nodes.remove(&node).map_err(refused)?;
     Ok(Reply::no_content())
 }
 
@@ -142,8 +147,15 @@ pub(super) fn heartbeat(context: &Context, call: &Call<'_>) -> Result<Reply, Api
 
 fn set_drained(context: &Context, call: &Call<'_>, is_drained: bool) -> Result<Reply, ApiError> {
     let node = named(call)?;
+    let _change = begin_change(context)?;
     let view = context.nodes.set_drained(&node, is_drained);
     Reply::json(&view.map_err(refused)?)
+}
+
+/// Held until the change is made, in memory and in the database. Heartbeats change nothing that is kept.
+fn begin_change(context: &Context) -> Result<Change, ApiError> {
+    let begun = context.shared.begin_change();
+    begun.ok_or_else(ApiError::handing_over)
 }
 
 fn named(call: &Call<'_>) -> Result<NodeRef, ApiError> {

@@ -24,5 +24,6 @@ pub(super) fn reload(context: &Context, _: &Call<'_>) -> Result<Reply, ApiError>
             Err(ApiError::invalid_configuration(refusal.problems()))
         }
         Err(ReloadRefusal::Busy) => Err(ApiError::control_busy()),
+        Err(ReloadRefusal::HandingOver) => Err(ApiError::handing_over()),
     }
 }

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use socket2::Socket;
 
+use crate::proxy::Changes;
 use crate::runtime::DESCRIPTORS_MAX;
 use crate::telemetry::log;
 
@@ -38,7 +39,7 @@ pub(in crate::server) struct Giver {
 }
 
 impl Giver {
-    /// Starts the thread. `announce` is told which process is the service from now on: the new one before it
+    /// Starts the thread. `changes` are held up while a process has the sockets; `announce` is told which process is the service from now on: the new one before it
     /// hears that it is, this one again if that one did not live to hear it. `released` is told when it has.
     ///
     /// # Errors
@@ -46,6 +47,7 @@ impl Giver {
     pub(in crate::server) fn start(
         offer: Offer,
         arrival: Arrival,
+        changes: Arc<Changes>,
         announce: impl Fn(u32) + Send + 'static,
         released: impl FnOnce(u32) + Send + 'static,
     ) -> io::Result<Self> {
@@ -55,6 +57,7 @@ impl Giver {
             offer,
             meeting,
             fate: Arc::clone(&fate),
+            changes,
             session: None,
         };
         thread::Builder::new()
@@ -74,6 +77,7 @@ struct Desk {
     offer: Offer,
     meeting: Socket,
     fate: Arc<AtomicU8>,
+    changes: Arc<Changes>,
     session: Option<Session>,
 }
 
@@ -106,6 +110,9 @@ impl Desk {
             }
             if has_newcomer && let Ok((socket, _)) = self.meeting.accept() {
                 self.receive(Channel(socket));
+            }
+            if self.session.is_none() {
+                self.changes.resume();
             }
         }
     }
@@ -197,9 +204,25 @@ impl Desk {
                      server.port need a restart"
                 ))
             }
+            Message::Ask { .. } if !self.hold_changes() => {
+                Some("a change of nodes or configuration takes too long".to_owned())
+            }
             Message::Ask { .. } => None,
             _ => Some("that is no question".to_owned()),
         })
+    }
+
+    /// Lets nobody change anything that the new process is to read; `false` if a change did not end in time.
+    fn hold_changes(&self) -> bool {
+        self.changes.hold();
+        let until = Instant::now() + CHANGES_PATIENCE;
+        while !self.changes.is_quiet() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::park_timeout(CHANGES_POLL);
+        }
+        true
     }
 
     fn give(&self, channel: &Channel) -> io::Result<()> {
@@ -240,3 +263,6 @@ const IS_LEAVING: &str = "it is shutting down";
 /// How long a process that takes over may take to become ready: it opens the database, reads the keys and
 /// asks its nodes.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a change that has begun may take; shorter than [`PATIENCE`], which the new process has.
+const CHANGES_PATIENCE: Duration = Duration::from_secs(3);
+const CHANGES_POLL: Duration = Duration::from_millis(1);

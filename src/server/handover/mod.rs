@@ -3,7 +3,9 @@
 //! ```text
 //! new                                 old
 //! ask (where it is to listen)   ──►   same user? same address? no other upgrade under way?
+//!                                     changes no node and no configuration from here on
 //!                               ◄──   offer, then the sockets themselves
+//! reads configuration and database,
 //! prepares everything; accepts nothing yet
 //! ready                         ──►   names the new process to the supervisor
 //!                               ◄──   released
@@ -13,6 +15,7 @@
 //! Both processes hold the same sockets, so a connection that waits to be accepted waits for either: none is
 //! refused and none is reset, whatever happens in between. Until it has said `released` the old process goes
 //! on as if nothing had happened, and the new one has accepted nothing; if the new one fails, it just ends.
+//! Only what operators and nodes would have changed meanwhile was refused: the new process has read it already.
 //!
 //! They meet at a socket in the data directory, which only the owner of the process may open; who connects is
 //! asked for by the kernel as well. A socket file whose owner is gone is replaced.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::SockRef;
 
@@ -13,6 +13,8 @@ use super::{Channel, PATIENCE};
 /// The sockets of the process that still runs, which waits for word.
 pub(in crate::server) struct Taken {
     channel: Channel,
+    /// What it was asked with.
+    asked: (PathBuf, IpAddr, u16),
     /// Where they listen.
     pub(in crate::server) address: SocketAddr,
     pub(in crate::server) listeners: Vec<TcpListener>,
@@ -54,6 +56,7 @@ pub(in crate::server) fn take(directory: &Path, host: IpAddr, port: u16) -> Resu
     }
     Ok(Taken {
         channel,
+        asked: (directory.to_path_buf(), host, port),
         address,
         listeners,
     })
@@ -64,6 +67,12 @@ impl Taken {
     #[cfg(test)]
     pub(super) fn stop_listening(&self) {
         self.channel.0.shutdown(std::net::Shutdown::Read).unwrap();
+    }
+
+    /// Whether it was asked for sockets of this place.
+    pub(in crate::server) fn suits(&self, directory: &Path, host: IpAddr, port: u16) -> bool {
+        let (asked_at, asked_host, asked_port) = &self.asked;
+        (asked_at.as_path(), *asked_host, *asked_port) == (directory, host, port)
     }
 
     /// Says that this process could accept connections, and waits until it is its turn.

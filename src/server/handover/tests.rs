@@ -1,6 +1,7 @@
 //! Both sides in one process.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -45,7 +46,7 @@ fn running(directory: &Directory, count: usize) -> (Giver, Receiver<u32>) {
     };
     let (sender, released) = bounded(1);
     let told = move |process| sender.send(process).unwrap();
-    let giver = Giver::start(offer, Arrival::First, |_| {}, told).unwrap();
+    let giver = Giver::start(offer, Arrival::First, Arc::default(), |_| {}, told).unwrap();
     (giver, released)
 }
 
@@ -99,6 +100,7 @@ fn a_new_process_that_dies_as_it_is_told_leaves_the_service_to_the_old_one() {
     let _giver = Giver::start(
         offer,
         Arrival::First,
+        Arc::default(),
         move |process| sender.send(process).unwrap(),
         move |process| told.send(process).unwrap(),
     )
