@@ -70,7 +70,7 @@ fn start(options: &DemoOptions, data_dir: &TemporaryDirectory) -> Result<Running
     config.server.drain_announce = Duration::ZERO;
     config.auth.api_keys = vec![KeyHash::of(KEY.as_bytes())];
     config.server.data_dir.clone_from(&data_dir.0);
-    let running = serve::start(config, None, None)?;
+    let running = serve::start(config, None, None).map_err(|failure| failure.to_string())?;
     if running.server.wait_until_ready(READY_TIMEOUT) {
         Ok(running)
     } else {

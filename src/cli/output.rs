@@ -25,6 +25,12 @@ pub(super) fn refuse(reason: impl Display) -> ExitCode {
     ExitCode::from(BAD_CONFIGURATION)
 }
 
+/// Prints what the system refused, and the exit code of whoever may try again.
+pub(super) fn fail(reason: impl Display) -> ExitCode {
+    note(format_args!("llm-router: {reason}"));
+    ExitCode::FAILURE
+}
+
 /// Prints one warning per line.
 pub(super) fn warn(warnings: &[String]) {
     for warning in warnings {

@@ -1,16 +1,17 @@
 //! `llm-router serve`: composes the process from its parts.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
-use llm_router::server::{Ending, Orders, Predecessor, Server};
+use llm_router::server::{Ending, Orders, Predecessor, Server, StartError};
 use llm_router::store::{self, StoreThread};
 
 use super::options::ServeOptions;
-use super::output::{note, refuse, warn};
+use super::output::{fail, note, refuse, warn};
 use super::successor::Successor;
 
 /// A server, and what goes with it.
@@ -20,6 +21,14 @@ pub(super) struct Running {
     reloader: Option<Arc<Reloader>>,
     /// How the process that takes over is started; nobody takes over from a demo.
     successor: Option<Successor>,
+}
+
+/// Why the router does not run.
+pub(super) enum StartFailure {
+    /// It is not to run like this: starting it again changes nothing.
+    Configuration(String),
+    /// The system refused something, perhaps only for now.
+    System(String),
 }
 
 /// Runs the router until it is told to stop.
@@ -51,7 +60,7 @@ pub(crate) fn serve(options: &ServeOptions) -> ExitCode {
             ..running
         }
         .run(),
-        Err(reason) => refuse(reason),
+        Err(failure) => failure.report(),
     }
 }
 
@@ -63,9 +72,13 @@ pub(super) fn start(
     mut config: Config,
     sources: Option<Sources>,
     predecessor: Option<Predecessor>,
-) -> Result<Running, String> {
-    config.seal(None).map_err(ToOwned::to_owned)?;
-    let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
+) -> Result<Running, StartFailure> {
+    let system = |words: String| StartFailure::System(words);
+    config
+        .seal(None)
+        .map_err(|words| system(words.to_owned()))?;
+    let (key_file, keys) =
+        control::load_keys(&config).map_err(|error| system(error.to_string()))?;
     let data_dir = config.server.data_dir.clone();
     let nodes_patience = config.health.probe_timeout + NODES_MARGIN;
     let is_upgrade = predecessor.is_some();
@@ -83,13 +96,36 @@ pub(super) fn start(
         reloader = Some(control.reloader);
         Ok(())
     })
-    .map_err(|error| error.to_string())?;
+    .map_err(StartFailure::of)?;
     Ok(Running {
         server,
         store: store_thread,
         reloader,
         successor: None,
     })
+}
+
+impl StartFailure {
+    fn of(error: StartError) -> Self {
+        match error {
+            StartError::Config(_) => Self::Configuration(error.to_string()),
+            StartError::System { .. } => Self::System(error.to_string()),
+        }
+    }
+
+    fn report(&self) -> ExitCode {
+        match self {
+            Self::Configuration(words) => refuse(words),
+            Self::System(words) => fail(words),
+        }
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Configuration(words) | Self::System(words)) = self;
+        formatter.write_str(words)
+    }
 }
 
 impl Running {

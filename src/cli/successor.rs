@@ -27,6 +27,10 @@ impl Successor {
 
     /// Starts it. Whether it takes over is between it and the server; how it ends is told.
     pub(super) fn start(&self) {
+        if std::process::id() == INIT {
+            // With the first process of a container the container ends, and all that it has started.
+            return note("error: upgrade: this is process 1, which nobody can take over from");
+        }
         match self.spawn().and_then(watch) {
             Ok(process) => note(format_args!("info: upgrade: process {process} was started")),
             Err(error) => note(format_args!(
@@ -58,4 +62,5 @@ fn watch(mut child: Child) -> io::Result<u32> {
     Ok(process)
 }
 
+const INIT: u32 = 1;
 const OPTION: &str = "--upgrade";

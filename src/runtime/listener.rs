@@ -55,6 +55,15 @@ impl Listener {
         Ok(socket)
     }
 
+    /// Whether nobody listens on `address`: without SO_REUSEPORT a port that has listeners cannot be bound.
+    /// Connections of an earlier process that are still being closed do no harm.
+    ///
+    /// # Errors
+    /// Whatever socket(2) or bind(2) report; `AddrInUse` when somebody listens there.
+    pub fn check_free(address: SocketAddr) -> io::Result<()> {
+        new_socket(address)?.bind(&address.into())
+    }
+
     /// As [`Listener::bind`], but the kernel sends it no connection before [`Listener::listen`].
     ///
     /// # Errors

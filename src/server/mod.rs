@@ -182,6 +182,10 @@ impl Server {
         let accepting = Arc::default();
         let seats = inboxes.into_iter().zip(sockets.shares(worker_count)?);
         let workers = start_workers(&shared, seats.collect(), connection_count_max, &accepting)?;
+        if arrival == Arrival::Upgrade && signals.end_is_pending() {
+            // The process before goes on; had it left by now, nobody would serve.
+            return Err(StartError::Config(ENDED_EARLY.to_owned()));
+        }
         sockets.succeed()?;
         open_listeners(&shared, &workers)?;
         let address = sockets.address;
@@ -567,3 +571,4 @@ const OTHER_NOTICES_MAX: usize = 8;
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How often a starting process looks whether a node is online.
 const READY_POLL: Duration = Duration::from_millis(10);
+const ENDED_EARLY: &str = "it was told to end before it had taken over";

@@ -102,6 +102,16 @@ impl Signals {
         }
     }
 
+    /// Whether an end was asked for by now. Whoever asked for something else came too early.
+    pub(super) fn end_is_pending(&self) -> bool {
+        while let Some(request) = self.wait(PollTimeout::ZERO) {
+            if request == Request::End {
+                return true;
+            }
+        }
+        false
+    }
+
     fn wait(&self, timeout: PollTimeout) -> Option<Request> {
         let mut watched = [
             PollFd::new(self.receiver.as_fd(), PollFlags::POLLIN),

@@ -30,6 +30,11 @@ impl Sockets {
         match predecessor {
             None => {
                 let address = SocketAddr::new(server.host, server.port);
+                if server.port != 0 {
+                    // Another router of the same user could be joined, and would lose half of its clients.
+                    Listener::check_free(address)
+                        .map_err(system(&format!("listen on {address}")))?;
+                }
                 let first = bind(address)?;
                 let mut sockets = Self {
                     // A port of 0 was picked just now.
