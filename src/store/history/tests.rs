@@ -346,19 +346,32 @@ fn models_that_clients_invent_do_not_fill_the_table_of_kinds() {
     let mut serial = 0;
     let transaction = connection.transaction().unwrap();
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
-                INSERT INTO history_kind SELECT i, 'chat', 'invented-' || i, '', 404, 'router', 'admit', 0, 1
+                INSERT INTO history_kind SELECT i, 'embeddings', 'invented-' || i, '', 404, 'router', 'admit', 0, 1
                 FROM n";
     transaction.execute(fill, []).unwrap();
-    let mut unknown = record(random, BEGIN);
-    unknown.names = HistoryNames::new(BEGIN, b"a", 0);
-    unknown.names.set_model(b"yet another");
-    let mut served = unknown.clone();
-    served.names.set_node(b"gpu-1");
-    write::insert(&transaction, &[unknown, served], &mut serial).unwrap();
+    let of = |random: &mut Random, status, model: &str, node: &str| {
+        let mut record = record(random, BEGIN);
+        record.names = HistoryNames::new(BEGIN, b"a", 0);
+        record.names.set_model(model.as_bytes());
+        record.names.set_node(node.as_bytes());
+        (record.status, record.ended_by) = (status, EndedBy::Router);
+        (record.endpoint, record.ended_in) = (EndpointLabel::Embeddings, Phase::Admit);
+        record.is_stream = false;
+        record
+    };
+    let records = [
+        of(random, 404, "yet another", ""),
+        of(random, 404, "invented-1", ""),
+        of(random, 404, "real", "gpu-1"),
+        // Refused before it got to a node, and without a key.
+        of(random, 429, "real", ""),
+        of(random, 401, "", ""),
+    ];
+    write::insert(&transaction, &records, &mut serial).unwrap();
     transaction.commit().unwrap();
     let entries = query::before(&connection, &HistoryFilter::default(), None, 9, EFFORT).unwrap();
     let models: Vec<_> = entries.iter().map(|entry| entry.model.as_str()).collect();
-    assert_eq!(models, ["yet another", "(other)"]);
+    assert_eq!(models, ["", "real", "real", "invented-1", "(other)"]);
     let facets = query::facets(&connection).unwrap();
     assert_eq!(facets.nodes, ["gpu-1"]);
     assert_eq!(facets.models.len(), 1000);

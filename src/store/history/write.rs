@@ -62,6 +62,11 @@ impl<'a> Kind<'a> {
             is_stream: record.is_stream,
         }
     }
+
+    /// Whether it names a model that no node serves: nothing else is not found before a node was tried.
+    fn is_unserved(&self) -> bool {
+        self.node.is_empty() && self.status == NOT_FOUND
+    }
 }
 
 /// Adds to the counts of the kinds, and says which id each has.
@@ -73,23 +78,38 @@ fn count_kinds<'a>(
     for record in records {
         *counts.entry(Kind::of(record)).or_default() += 1;
     }
-    let known: u32 = transaction.query_row(KIND_COUNT, [], |row| row.get(0))?;
+    let mut unserved: u32 = transaction.query_row(UNSERVED_COUNT, [], |row| row.get(0))?;
+    let mut find = transaction.prepare(FIND_KIND)?;
     let mut upsert = transaction.prepare(UPSERT_KIND)?;
     let mut ids = HashMap::with_capacity(counts.len());
     for (kind, requests) in counts {
-        // Clients may name models that do not exist, one after the other.
-        let is_invented = kind.node.is_empty() && known >= KINDS_MAX;
-        let model = match is_invented {
-            true => OTHER_MODELS.into(),
-            false => String::from_utf8_lossy(kind.model),
-        };
+        let mut model = String::from_utf8_lossy(kind.model);
+        let node = String::from_utf8_lossy(kind.node);
+        let (by, phase) = (kind.ended_by, kind.ended_in);
+        if kind.is_unserved()
+            && !find.exists(params![
+                kind.endpoint,
+                model,
+                node,
+                kind.status,
+                by,
+                phase,
+                kind.is_stream,
+            ])?
+        {
+            // Clients may name models that do not exist, one after the other.
+            match unserved < UNSERVED_MAX {
+                true => unserved += 1,
+                false => model = OTHER_MODELS.into(),
+            }
+        }
         let parameters = params![
             kind.endpoint,
             model,
-            String::from_utf8_lossy(kind.node),
+            node,
             kind.status,
-            kind.ended_by,
-            kind.ended_in,
+            by,
+            phase,
             kind.is_stream,
             requests,
         ];
@@ -160,11 +180,16 @@ fn integer(value: u64) -> i64 {
 const TIME_MAX: u64 = (1 << (63 - ID_LOW_BITS)) - 1;
 /// The status of a request whose client left before there was one.
 const CLIENT_LEFT: u16 = 499;
-/// Beyond so many kinds, models that no node serves are not told apart any more.
-const KINDS_MAX: u32 = 10_000;
+const NOT_FOUND: u16 = 404;
+/// Beyond so many kinds of requests for models that no node serves, those that come new are not told apart.
+const UNSERVED_MAX: u32 = 10_000;
 const OTHER_MODELS: &str = "(other)";
 
-const KIND_COUNT: &str = "SELECT count(*) FROM history_kind";
+const UNSERVED_COUNT: &str = "SELECT count(*) FROM history_kind WHERE node = '' AND status = 404";
+const FIND_KIND: &str = "
+    SELECT 1 FROM history_kind
+    WHERE endpoint = ?1 AND model = ?2 AND node = ?3 AND status = ?4 AND ended_by = ?5
+        AND ended_in = ?6 AND is_stream = ?7";
 const UPSERT_KIND: &str = "
     INSERT INTO history_kind
         (endpoint, model, node, status, ended_by, ended_in, is_stream, requests)
