@@ -62,7 +62,7 @@ pub(crate) struct ConfigOptions {
     /// auto, io_uring or epoll
     #[arg(long, value_name = "DRIVER")]
     io_driver: Option<String>,
-    /// Directory of the key file
+    /// Directory of the key file, the database and the hand-over socket
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// off, stdout, stderr or a file

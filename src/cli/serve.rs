@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_router::auth::store::StoreError;
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
 use llm_router::server::{Ending, Orders, Predecessor, Server, StartError};
@@ -73,12 +74,11 @@ pub(super) fn start(
     sources: Option<Sources>,
     predecessor: Option<Predecessor>,
 ) -> Result<Running, StartFailure> {
-    let system = |words: String| StartFailure::System(words);
     config
         .seal(None)
-        .map_err(|words| system(words.to_owned()))?;
-    let (key_file, keys) =
-        control::load_keys(&config).map_err(|error| system(error.to_string()))?;
+        .map_err(|words| StartFailure::System(words.to_owned()))?;
+    let loaded = control::load_keys(&config);
+    let (key_file, keys) = loaded.map_err(|error| StartFailure::of_keys(&error))?;
     let data_dir = config.server.data_dir.clone();
     let nodes_patience = config.health.probe_timeout + NODES_MARGIN;
     let is_upgrade = predecessor.is_some();
@@ -110,6 +110,13 @@ impl StartFailure {
         match error {
             StartError::Config(_) => Self::Configuration(error.to_string()),
             StartError::System { .. } => Self::System(error.to_string()),
+        }
+    }
+
+    fn of_keys(error: &StoreError) -> Self {
+        match error {
+            StoreError::Io { .. } => Self::System(error.to_string()),
+            _ => Self::Configuration(error.to_string()),
         }
     }
 

@@ -45,7 +45,10 @@ impl Site {
 
     pub fn write(&self, config: &RouterConfig) {
         let text = config.to_toml(self.directory.to_str().unwrap());
-        fs::write(self.directory.join("config.toml"), text).unwrap();
+        // As an editor does: whoever reads finds the old file or the new one.
+        let written = self.directory.join("config.toml.new");
+        fs::write(&written, text).unwrap();
+        fs::rename(&written, self.directory.join("config.toml")).unwrap();
     }
 
     /// Starts the first process and waits until its nodes are online.

@@ -23,17 +23,19 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_alone() {
         let mut client = RawClient::connect(address);
         // Before it asks, because of its configuration; after it was given the sockets, because of a log
         // that cannot be opened; and where it is to listen elsewhere.
-        for (key, value, words) in [
-            ("queue.max_size", "0", "queue.max_size"),
+        for (key, value, code, words) in [
+            ("queue.max_size", "0", 2, "queue.max_size"),
             (
                 "log.access",
                 "\"./no/such/directory/log\"",
+                1,
                 "open the access log",
             ),
-            ("server.port", "1", "server.port need a restart"),
+            ("server.port", "1", 2, "server.port need a restart"),
             (
                 "server.data_dir",
                 "\"elsewhere\"",
+                2,
                 "no router that could be upgraded",
             ),
         ] {
@@ -44,7 +46,7 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_alone() {
                 }
                 _ => site.upgrade(&config.clone().set(key, value)),
             };
-            assert_eq!(new.wait_exit(), 2, "{}", new.stderr());
+            assert_eq!(new.wait_exit(), code, "{}", new.stderr());
             new.wait_for_line(words);
             client.send(&chat());
             assert_eq!(client.response().status, 200);
