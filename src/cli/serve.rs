@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_router::auth::AdminPassword;
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
 use llm_router::server::{Arrival, Ending, Orders, Server};
@@ -56,7 +57,7 @@ pub(super) fn start(
     sources: Option<Sources>,
     arrival: Arrival,
 ) -> Result<Running, String> {
-    config.seal(None).map_err(ToOwned::to_owned)?;
+    seal(&mut config)?;
     let (key_file, keys) = control::load_keys(&config).map_err(|error| error.to_string())?;
     let data_dir = config.server.data_dir.clone();
     let nodes_patience = config.health.probe_timeout + NODES_MARGIN;
@@ -81,6 +82,13 @@ pub(super) fn start(
         reloader,
         successor: None,
     })
+}
+
+/// Hashes the password. That of the sessions there are gets its hash of before, so that they stay.
+fn seal(config: &mut Config) -> Result<(), String> {
+    let earlier = store::last_session_password(&config.server.data_dir);
+    let earlier = earlier.and_then(|hash| AdminPassword::of_hash(&hash));
+    config.seal(earlier.as_ref()).map_err(ToOwned::to_owned)
 }
 
 impl Running {
