@@ -38,6 +38,22 @@ impl AdminPassword {
         }
     }
 
+    /// The hash that was made of a password, as [`AdminPassword::hash`] has told it; `None` if it is none.
+    #[must_use]
+    pub fn of_hash(text: &str) -> Option<Self> {
+        PasswordHash::parse(text).ok().map(Self::Hash)
+    }
+
+    /// Its hash, as text; `None` as long as it is in the clear.
+    #[must_use]
+    pub fn hash(&self) -> Option<&str> {
+        match self {
+            Self::Default => Some(DEFAULT_HASH),
+            Self::Clear(_) => None,
+            Self::Hash(hash) => Some(&hash.0),
+        }
+    }
+
     /// Puts a hash in the place of a password in the clear. If it is the password of `earlier`, that very
     /// hash, so that both are equal.
     ///

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_router::auth::AdminPassword;
 use llm_router::auth::store::StoreError;
 use llm_router::config::{Config, Sources};
 use llm_router::control::{self, Reloader};
@@ -74,9 +75,7 @@ pub(super) fn start(
     sources: Option<Sources>,
     predecessor: Option<Predecessor>,
 ) -> Result<Running, StartFailure> {
-    config
-        .seal(None)
-        .map_err(|words| StartFailure::System(words.to_owned()))?;
+    seal(&mut config).map_err(StartFailure::System)?;
     let loaded = control::load_keys(&config);
     let (key_file, keys) = loaded.map_err(|error| StartFailure::of_keys(&error))?;
     let data_dir = config.server.data_dir.clone();
@@ -133,6 +132,13 @@ impl fmt::Display for StartFailure {
         let (Self::Configuration(words) | Self::System(words)) = self;
         formatter.write_str(words)
     }
+}
+
+/// Hashes the password. That of the sessions there are gets its hash of before, so that they stay.
+fn seal(config: &mut Config) -> Result<(), String> {
+    let earlier = store::last_session_password(&config.server.data_dir);
+    let earlier = earlier.and_then(|hash| AdminPassword::of_hash(&hash));
+    config.seal(earlier.as_ref()).map_err(ToOwned::to_owned)
 }
 
 impl Running {

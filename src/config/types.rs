@@ -51,12 +51,11 @@ pub struct Config {
 
 impl Config {
     /// Puts hashes in the place of passwords in the clear. To be called before the configuration is run with,
-    /// or compared with `earlier`, the one that runs: what stayed the same is equal then.
+    /// or compared with one that runs, whose password is `earlier`: what stayed the same is equal then.
     ///
     /// # Errors
     /// The system has no random bytes or no memory for it.
-    pub fn seal(&mut self, earlier: Option<&Self>) -> Result<(), &'static str> {
-        let earlier = earlier.map(|earlier| &earlier.auth.admin_password);
+    pub fn seal(&mut self, earlier: Option<&AdminPassword>) -> Result<(), &'static str> {
         self.auth.admin_password.seal(earlier)
     }
 }

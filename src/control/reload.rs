@@ -95,7 +95,7 @@ impl Reloader {
         let sources = self.sources.as_ref().ok_or_else(no_sources)?;
         let mut loaded = sources.load()?;
         let running = self.shared.config.current();
-        let sealed = loaded.config.seal(Some(&running));
+        let sealed = loaded.config.seal(Some(&running.auth.admin_password));
         sealed.map_err(|_| ReloadRefusal::Busy)?;
         for warning in &loaded.warnings {
             log::warn(format_args!("{warning}"));

@@ -140,8 +140,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the workers and listens: on sockets of its own, or on those of `predecessor`. Call it before any other thread is started: it blocks the
-    /// signals it waits for. `start_control` starts the threads that may block; they are given what they
+    /// Starts the workers and listens: on sockets of its own, or on those of `predecessor`. Call it before any
+    /// other thread is started: it blocks the signals it waits for. `start_control` starts the threads that may block; they are given what they
     /// publish to and what the workers send them. Connections are accepted only once it has returned.
     ///
     /// # Errors

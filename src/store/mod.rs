@@ -1,7 +1,8 @@
 //! The database: registered nodes, operators' wishes, sessions and request history in
 //! `llm-router.db` of the data directory.
 //!
-//! One thread touches it; everyone else holds a [`Store`] and waits for an answer, two seconds at most.
+//! One thread touches it, but for one look before it starts ([`last_session_password`]); everyone else holds
+//! a [`Store`] and waits for an answer, two seconds at most.
 //! No worker holds one. Whatever happens to the file, the router serves: a failure is told by
 //! `/ready`, a metric and one line of the log, and ends by itself when its cause does.
 //!
@@ -30,7 +31,7 @@ use crossbeam_channel::{Sender, bounded};
 
 pub use history::{HistoryEntry, HistoryFacets, HistoryFilter, HistoryPage, PHASES, StatusFilter};
 pub use nodes::{Credential, StoredNode};
-pub use sessions::StoredSession;
+pub use sessions::{StoredSession, last_session_password};
 pub use thread::{StoreThread, start};
 
 use keeper::Keeper;

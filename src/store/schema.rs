@@ -14,7 +14,7 @@ pub(super) const APPLICATION_ID: i32 = 0x4C4C_4D52;
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// The step from each version to the next, from an empty file on.
-pub(super) const MIGRATIONS: &[&str] = &[CONTROL_PLANE, HISTORY];
+pub(super) const MIGRATIONS: &[&str] = &[CONTROL_PLANE, HISTORY, SESSION_PASSWORD];
 
 const CONTROL_PLANE: &str = "
     -- What is written every few seconds, so that a file that cannot be written is noticed.
@@ -113,4 +113,11 @@ const HISTORY: &str = "
         requests INTEGER NOT NULL,
         PRIMARY KEY (span, kind)
     ) STRICT, WITHOUT ROWID;
+";
+
+/// A session is worth what the password is worth it was begun with. That of an earlier one is not known, so
+/// it has ended.
+const SESSION_PASSWORD: &str = "
+    -- The Argon2id hash of the password it was begun with.
+    ALTER TABLE session ADD COLUMN password TEXT NOT NULL DEFAULT '';
 ";

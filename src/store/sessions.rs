@@ -1,9 +1,13 @@
 //! Sessions of the administrator: digests of tokens and when they end.
 
-use rusqlite::{OptionalExtension, params};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use crate::auth::key::KeyHash;
 
+use super::database::file_path;
 use super::keeper::Durability;
 use super::nodes::execute;
 use super::{Store, StoreError};
@@ -15,6 +19,8 @@ pub struct StoredSession {
     pub digest: KeyHash,
     /// Whose it is.
     pub user: String,
+    /// The hash of the password it was begun with.
+    pub password: String,
     /// Unix seconds.
     pub created_at: u64,
     /// Unix seconds; follows the truth at a distance.
@@ -24,7 +30,7 @@ pub struct StoredSession {
 }
 
 impl Store {
-    /// Adds a session.
+    /// Adds a session, and forgets those that have expired.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if there is one with this digest; [`StoreError::Busy`] or
@@ -33,11 +39,16 @@ impl Store {
         self.call(move |keeper, until| {
             keeper.write(until, Durability::Disk, |transaction| {
                 transaction.execute(
-                    "INSERT INTO session (digest, user, created_at, last_used_at, expires_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "DELETE FROM session WHERE expires_at <= ?1",
+                    [session.created_at.cast_signed()],
+                )?;
+                transaction.execute(
+                    "INSERT INTO session (digest, user, password, created_at, last_used_at, expires_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![
                         session.digest.0,
                         session.user,
+                        session.password,
                         session.created_at.cast_signed(),
                         session.last_used_at.cast_signed(),
                         session.expires_at.cast_signed(),
@@ -55,13 +66,14 @@ impl Store {
     pub fn session(&self, digest: KeyHash) -> Result<Option<StoredSession>, StoreError> {
         self.call(move |keeper, until| {
             keeper.read(until, |connection| {
-                let sql = "SELECT user, created_at, last_used_at, expires_at FROM session \
-                           WHERE digest = ?1";
+                let sql = "SELECT user, created_at, last_used_at, expires_at, password \
+                           FROM session WHERE digest = ?1";
                 connection
                     .query_row(sql, [digest.0], |row| {
                         Ok(StoredSession {
                             digest,
                             user: row.get(0)?,
+                            password: row.get(4)?,
                             created_at: row.get::<_, i64>(1)?.cast_unsigned(),
                             last_used_at: row.get::<_, i64>(2)?.cast_unsigned(),
                             expires_at: row.get::<_, i64>(3)?.cast_unsigned(),
@@ -98,20 +110,32 @@ impl Store {
         })
     }
 
-    /// Removes the sessions that have expired, or were last used before `used_since`; whether there were
-    /// any.
+    /// Removes the sessions that were not begun by this user with this password; whether there were any.
     ///
     /// # Errors
     /// As [`Store::session`].
-    pub fn remove_old_sessions(&self, now_unix: u64, used_since: u64) -> Result<bool, StoreError> {
+    pub fn remove_other_sessions(&self, user: &str, password: &str) -> Result<bool, StoreError> {
+        let (user, password) = (user.to_owned(), password.to_owned());
         self.call(move |keeper, until| {
-            let sql = "DELETE FROM session WHERE expires_at <= ?1 OR last_used_at < ?2";
-            execute(
-                keeper,
-                until,
-                sql,
-                &[&now_unix.cast_signed(), &used_since.cast_signed()],
-            )
+            let sql = "DELETE FROM session WHERE user <> ?1 OR password <> ?2";
+            execute(keeper, until, sql, &[&user, &password])
         })
     }
 }
+
+/// The hash of the password that the latest session was begun with; `None` if there is no session, or the
+/// database does not tell. To be asked before the store is started: the password that is configured gets this
+/// very hash if it is the same, and its sessions stay.
+#[must_use]
+pub fn last_session_password(directory: &Path) -> Option<String> {
+    // Whatever is wrong with the file: the store will find it and say so.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file_path(directory), flags).ok()?;
+    connection.busy_timeout(BUSY_TIMEOUT).ok()?;
+    let sql = "SELECT password FROM session WHERE password <> '' \
+               ORDER BY created_at DESC LIMIT 1";
+    connection.query_row(sql, [], |row| row.get(0)).ok()
+}
+
+/// How long another process may keep the file locked while it is looked at.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(500);

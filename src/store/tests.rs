@@ -128,6 +128,7 @@ fn session(number: u64) -> StoredSession {
     StoredSession {
         digest: KeyHash::of(&number.to_le_bytes()),
         user: "admin".to_owned(),
+        password: format!("hash {}", number / 2),
         created_at: 1000 + number,
         last_used_at: 1000 + number,
         expires_at: 5000 + number,
@@ -237,7 +238,7 @@ fn drain_wishes_are_a_set_of_names() {
 }
 
 #[test]
-fn sessions_are_found_by_digest_touched_and_removed_when_old() {
+fn sessions_are_found_by_digest_touched_and_removed_with_their_password() {
     let directory = Directory::new();
     let running = Running::on(&directory);
     let store = &running.store;
@@ -257,14 +258,23 @@ fn sessions_are_found_by_digest_touched_and_removed_when_old() {
     assert_eq!(store.touch_session(session(9).digest, 2000), Ok(false));
     assert_eq!(store.remove_session(session(3).digest), Ok(true));
     assert_eq!(store.remove_session(session(3).digest), Ok(false));
-    // Session 0 has expired at 5000, 1 was last used at 1001, 2 stays.
-    assert_eq!(store.remove_old_sessions(5000, 1002), Ok(true));
-    assert_eq!(store.remove_old_sessions(5000, 1002), Ok(false));
+    assert_eq!(
+        last_session_password(directory.path()),
+        Some("hash 1".to_owned())
+    );
+    assert_eq!(store.remove_other_sessions("admin", "hash 0"), Ok(true));
+    assert_eq!(store.remove_other_sessions("admin", "hash 0"), Ok(false));
     let left = |number| store.session(session(number).digest).unwrap().is_some();
     assert_eq!(
         [left(0), left(1), left(2), left(3)],
-        [false, false, true, false]
+        [true, true, false, false]
     );
+    // 0 has expired by then, 1 has not.
+    store.add_session(session(4000)).unwrap();
+    assert_eq!([left(0), left(1), left(4000)], [false, true, true]);
+    assert_eq!(store.remove_other_sessions("root", "hash 0"), Ok(true));
+    assert!(!left(1), "of another user");
+    assert_eq!(last_session_password(directory.path()), None);
 }
 
 #[test]

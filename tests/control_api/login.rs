@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::support::{Driver, RawClient, on_both_drivers};
+use super::support::{Driver, RawClient, Router, on_both_drivers};
 use super::{answer, ask, bearer, config, expect_error, json, login, request, router, try_login};
 
 #[test]
@@ -64,6 +64,30 @@ fn a_restart_logs_nobody_out() {
     };
     assert_eq!(me(&kept.token).status, 200);
     expect_error(&me(&ended.token), 401, "not_authenticated");
+}
+
+#[test]
+fn a_restart_with_another_password_ends_what_the_old_one_began() {
+    let name = format!("llm-router-password-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    let with_password = |password: &str| {
+        config(Driver::Epoll)
+            .data_dir(&directory)
+            .set("auth.admin_password", format!("{password:?}"))
+            .start()
+    };
+    let before = with_password("leaked by mistake");
+    let response = try_login(&before, "admin", "leaked by mistake");
+    let token = json(&response)["token"].as_str().unwrap().to_owned();
+    let fields = [("Authorization", &*bearer(&token))];
+    let me = |router: &Router| ask(router, "GET", "/api/auth/me", &fields, None);
+    assert_eq!(me(&before).status, 200);
+    drop(before);
+    let after = with_password("another one");
+    expect_error(&me(&after), 401, "not_authenticated");
+    drop(after);
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

@@ -74,10 +74,7 @@ pub(super) fn start(
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         key_file: Arc::clone(key_file),
-        logins: Logins::new(
-            store.clone(),
-            shared.config.current().auth.admin_password.clone(),
-        ),
+        logins: Logins::new(store.clone()),
         sampler: Sampler::start(shared, nodes)?,
         store,
         reloader: Arc::clone(reloader),

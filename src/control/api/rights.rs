@@ -92,12 +92,9 @@ fn of_session(context: &Context, token: &[u8]) -> Result<Who, ApiError> {
     let config = context.shared.config.current();
     let auth = &config.auth;
     let sessions = &context.logins.sessions;
-    sessions.follow(&auth.admin_password);
-    let session = sessions.find(token, clock::unix_secs(), auth.session_idle.as_secs())?;
-    // Whoever was the administrator is not, once another is.
-    let session = session
-        .filter(|session| session.user == auth.admin_username)
-        .ok_or_else(ApiError::not_authenticated)?;
+    sessions.follow(auth);
+    let session = sessions.find(token, auth, clock::unix_secs())?;
+    let session = session.ok_or_else(ApiError::not_authenticated)?;
     Ok(Who::Session {
         user: session.user,
         expires_at: session.expires_at,

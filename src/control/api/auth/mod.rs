@@ -65,9 +65,9 @@ struct UserBody<'s> {
 struct Checking<'l>(&'l AtomicUsize);
 
 impl Logins {
-    pub(super) fn new(store: Store, password: AdminPassword) -> Self {
+    pub(super) fn new(store: Store) -> Self {
         Self {
-            sessions: Sessions::new(store, password),
+            sessions: Sessions::new(store),
             lockout: Lockout::new(),
             checking: AtomicUsize::new(0),
         }
@@ -110,8 +110,8 @@ pub(super) fn login(context: &Context, call: &Call<'_>) -> Result<Reply, ApiErro
     })?;
     let lifetime = auth.session_lifetime.as_secs();
     let now = clock::unix_secs();
-    context.logins.sessions.follow(&auth.admin_password);
-    let token = (context.logins.sessions).begin(&auth.admin_username, now, lifetime)?;
+    context.logins.sessions.follow(auth);
+    let token = context.logins.sessions.begin(auth, now)?;
     log::info(format_args!("login from {peer}"));
     let reply = Reply::json(&LoginBody {
         token: token.expose(),
