@@ -141,8 +141,9 @@ pub struct Server {
 
 impl Server {
     /// Starts the workers and listens: on sockets of its own, or on those of `predecessor`. Call it before any
-    /// other thread is started: it blocks the signals it waits for. `start_control` starts the threads that may block; they are given what they
-    /// publish to and what the workers send them. Connections are accepted only once it has returned.
+    /// other thread is started: it blocks the signals it waits for. `start_control` starts the threads that may
+    /// block; they are given what they publish to and what the workers send them. Connections are accepted only
+    /// once it has returned.
     ///
     /// # Errors
     /// [`StartError`]; threads that were started already end with the process.

@@ -40,7 +40,8 @@ pub(in crate::server) struct Giver {
 
 impl Giver {
     /// Starts the thread. `changes` are held up while a process has the sockets; `announce` is told which process
-    /// is the service from now on: the new one before it hears that it is, this one again if that one did not live to hear it. `released` is told when it has.
+    /// is the service from now on: the new one before it hears that it is, this one again if that one did not
+    /// live to hear it. `released` is told when it has.
     ///
     /// # Errors
     /// When the socket to meet at cannot be made, or the thread not be started.
