@@ -111,6 +111,11 @@ fn a_nodes_credential_goes_to_the_node_and_is_shown_to_nobody() {
             assert!(!text.contains(canary) && !text.contains("api_key"));
         }
         assert!(!api.router.stderr().contains(canary));
+        // It does not follow the node to another place by itself.
+        let elsewhere = json!({"base_url": "http://127.0.0.1:9"});
+        let response = api.as_admin("PUT", &path, Some(&elsewhere));
+        let message = refusal(&response, 400, "invalid_field");
+        assert!(message.starts_with("`api_key`"), "{message}");
         // A change that does not name it leaves it; `null` takes it away.
         assert_eq!(api.chat().status, 200);
         let response = api.as_admin("PUT", &path, Some(&json!({"api_key": null})));

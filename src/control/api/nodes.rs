@@ -338,6 +338,10 @@ fn refused(error: NodesError) -> ApiError {
             ApiError::conflict("too_many_nodes", "There are as many nodes as there can be")
         }
         NodesError::WrongToken => ApiError::not_authenticated(),
+        NodesError::CredentialNeeded => ApiError::invalid_field(
+            "api_key",
+            "must be given again, or be null, when base_url leads elsewhere",
+        ),
         NodesError::Address(error) => ApiError::invalid_field("base_url", &error.to_string()),
     }
 }

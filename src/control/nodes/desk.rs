@@ -64,6 +64,8 @@ pub(in crate::control) enum NodesError {
     IsOfFile,
     TooMany,
     WrongToken,
+    /// A stored credential is not sent to another place than the one it was given for.
+    CredentialNeeded,
     Address(AddressError),
 }
 
@@ -168,6 +170,10 @@ impl NodeDesk {
         let keeps_lost = change.api_key.is_none();
         // The address was valid when it was taken in.
         let (registration, mut settings) = of_store(known).ok_or(NodesError::NotFound)?;
+        let has_credential = settings.api_key.is_some() || registration.lost_credential;
+        if change.leaves_for_elsewhere(&settings.base_url) && keeps_lost && has_credential {
+            return Err(NodesError::CredentialNeeded);
+        }
         change.apply_to(&mut settings);
         let mut stored = stored_node(id, created_at, token, &settings);
         if registration.lost_credential && keeps_lost {
@@ -404,6 +410,14 @@ impl NodeDesk {
             .send_deadline(task, until)
             .map_err(|_| NodesError::Busy)?;
         answer.recv_deadline(until).map_err(|_| NodesError::Busy)
+    }
+}
+
+impl NodeChange {
+    /// Whether the node would be reached at another host or port.
+    fn leaves_for_elsewhere(&self, known: &BaseUrl) -> bool {
+        let new = self.base_url.as_ref();
+        new.is_some_and(|new| new.authority() != known.authority() || new.port() != known.port())
     }
 }
 
