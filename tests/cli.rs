@@ -318,7 +318,7 @@ fn serve_with_open_files(dir: &WorkDir, count: u32, driver: &str) -> (Option<i32
     for line in BufReader::new(serving.stderr.take().unwrap()).lines() {
         said.push_str(&line.unwrap());
         said.push('\n');
-        if said.contains("listening") {
+        if said.contains("listening on ") {
             // What it runs under passes the signal on.
             let pid = Pid::from_raw(i32::try_from(serving.id()).unwrap());
             kill(pid, Signal::SIGTERM).unwrap();

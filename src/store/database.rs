@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -50,7 +51,8 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(OPEN_BUSY_TIMEOUT)?;
-        check(&connection)?;
+        check(&mut connection)?;
+        switch_to_wal(&connection)?;
         configure(&connection)?;
         migrate(&mut connection, MIGRATIONS)?;
         Ok(Self {
@@ -126,11 +128,13 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 /// Refuses what is not ours, before anything is written to it.
-fn check(connection: &Connection) -> Result<(), OpenError> {
-    let application: i32 = pragma(connection, "application_id")?;
+fn check(connection: &mut Connection) -> Result<(), OpenError> {
+    // One transaction, so that all three are of one moment: another process may be making the file.
+    let moment = connection.transaction()?;
+    let application: i32 = pragma(&moment, "application_id")?;
     let objects: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let version: i32 = pragma(connection, "user_version")?;
+        moment.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let version: i32 = pragma(&moment, "user_version")?;
     match application {
         APPLICATION_ID if version > VERSION => Err(OpenError::Newer(version)),
         APPLICATION_ID => Ok(()),
@@ -139,10 +143,27 @@ fn check(connection: &Connection) -> Result<(), OpenError> {
     }
 }
 
+/// Turns the write-ahead log on. Of several that do so at once, SQLite tells all but one that the
+/// database is locked, busy timeout or not: they ask again for as long.
+fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let switch = || connection.execute_batch("PRAGMA journal_mode = WAL");
+    connection.busy_timeout(Duration::ZERO)?;
+    let mut switched = switch();
+    for _ in 1..WAL_ATTEMPTS {
+        match &switched {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+            _ => break,
+        }
+        thread::sleep(OPEN_BUSY_TIMEOUT / WAL_ATTEMPTS);
+        switched = switch();
+    }
+    connection.busy_timeout(OPEN_BUSY_TIMEOUT)?;
+    switched
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = NORMAL;
+        "PRAGMA synchronous = NORMAL;
          PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
          PRAGMA cache_size = -{CACHE_KIB};
          PRAGMA temp_store = MEMORY;
@@ -208,6 +229,7 @@ impl fmt::Display for OpenError {
 const FILE_NAME: &str = "llm-router.db";
 /// How long another process may keep it locked while it is being opened.
 const OPEN_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+const WAL_ATTEMPTS: u32 = 50;
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES_KEPT: u32 = 16 * 1024 * 1024;
 const CACHE_KIB: u32 = 8 * 1024;

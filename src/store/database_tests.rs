@@ -1,5 +1,6 @@
 //! The steps from one schema to the next: whole or not at all, once, whoever takes them.
 
+use std::sync::Barrier;
 use std::thread;
 
 use super::*;
@@ -42,16 +43,23 @@ fn every_earlier_version_is_brought_up_to_date_with_what_it_holds() {
 
 #[test]
 fn of_many_that_open_an_empty_directory_at_once_each_gets_it_whole() {
-    let directory = Directory::new();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let database = Database::open(directory.path()).unwrap();
-                assert_eq!(version(&database.connection), VERSION);
-            });
-        }
-    });
-    let database = Database::open(directory.path()).unwrap();
-    let mode: String = pragma(&database.connection, "journal_mode").unwrap();
-    assert_eq!(mode, "wal");
+    // Many rounds: the moment in which the file is half made is short.
+    for _ in 0..ROUNDS {
+        let directory = Directory::new();
+        let together = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    together.wait();
+                    let database = Database::open(directory.path()).unwrap();
+                    assert_eq!(version(&database.connection), VERSION);
+                });
+            }
+        });
+        let database = Database::open(directory.path()).unwrap();
+        let mode: String = pragma(&database.connection, "journal_mode").unwrap();
+        assert_eq!(mode, "wal");
+    }
 }
+
+const ROUNDS: u32 = 20;

@@ -206,7 +206,7 @@ fn a_process_that_drains_takes_in_no_changes() {
     old.signal(Signal::SIGTERM);
     old.wait_for_line("draining");
     eventually("changes are refused", || {
-        api.ask("POST", "/api/nodes/config-n/drain", &Value::Null)
+        api.ask("POST", "/api/nodes/config-n/enable", &Value::Null)
             .status
             == 503
     });
