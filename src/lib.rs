@@ -77,9 +77,10 @@
 //! * **A read of a live connection is never dropped**, because io_uring loses its bytes. A pending read
 //!   lives in its [`runtime::Reader`] beside the socket; whoever waits for it may stop waiting.
 //!   `tests/cancel_unsafe.rs` shows why.
-//! * **A standing read on the client** while the node works notices a hang-up at once, and is the next
-//!   request's first read: it costs nothing. A standing read on each idle upstream connection notices a
-//!   node that closed it or sent stray bytes, and is the next response's first read.
+//! * **A standing read on the client** while the node works notices a hang-up, and is the next request's first
+//!   read. It begins at the worker's next tick (50 ms): what is over sooner does without.
+//! * **An idle upstream connection is looked at before it is used**: one its node has closed, or sent stray
+//!   bytes on, is dropped. No read is pending on it.
 //! * **Deadlines shut sockets down instead of cancelling**; the parked operation completes by itself.
 //! * **Every count that goes up is a guard**: slots, permits, reservations, gauges come down in `Drop`,
 //!   also when an exchange panics, which ends that exchange and nothing else.
@@ -106,6 +107,8 @@
 //! * A request goes out with one `send`, not one `writev`: the head for the node is written into the room
 //!   in front of the received body, where the client's head was. The same on the way back: the client's
 //!   head goes in front of the body in the receive buffer. The body is not copied either way.
+//! * No read stands where nothing can be there yet. A read that finds nothing arms a poll, is woken, and tries
+//!   again; one that begins when the request or the answer is out often finds what it wants under load.
 //! * Workers are woken through a Unix socket pair, not an eventfd: monoio reads sockets on both of its
 //!   drivers, plain descriptors only on io_uring. A flag keeps at most one byte under way.
 //! * A chunked response passes on as the chunks it came in, checked byte by byte; extensions and

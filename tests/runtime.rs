@@ -8,12 +8,18 @@
 )]
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use llm_router::runtime::{self, Buf, Driver, Listener, Preference, Stream, mailbox};
+use llm_router::runtime::{
+    self, Buf, Driver, Listener, NextTick, Preference, Stream, clock, mailbox,
+};
 
 /// Runs `scenario` on io_uring with the best flags and on epoll.
 fn on_both_drivers(scenario: impl Fn(Driver)) {
@@ -169,6 +175,55 @@ fn a_cleared_deadline_never_fires() {
             assert_eq!(&buf.filled()[..count.unwrap()], b"still here");
         })
         .unwrap();
+    });
+}
+
+#[test]
+fn a_task_is_woken_at_the_next_tick_and_again_at_the_one_after() {
+    on_both_drivers(|driver| {
+        let turns = async {
+            let mut next_tick = NextTick::new();
+            let began = Instant::now();
+            for _ in 0..3 {
+                poll_fn(|context| next_tick.poll(context)).await;
+            }
+            began.elapsed()
+        };
+        let took = runtime::block_on(driver, turns).unwrap();
+        // The first tick may be nearly over at the beginning. Timers are a millisecond coarse.
+        assert!(
+            took >= 2 * clock::TICK - Duration::from_millis(4),
+            "{took:?}"
+        );
+    });
+}
+
+#[test]
+fn who_no_longer_waits_for_the_next_tick_is_not_woken() {
+    struct Count(AtomicU32);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    on_both_drivers(|driver| {
+        let counts = [(); 3].map(|()| Arc::new(Count(AtomicU32::new(0))));
+        let scene = async {
+            let mut places = [(); 3].map(|()| Some(NextTick::new()));
+            for (place, count) in places.iter_mut().zip(&counts) {
+                let waker = Waker::from(Arc::clone(count));
+                let place = place.as_mut().unwrap();
+                for _ in 0..2 {
+                    assert!(place.poll(&Context::from_waker(&waker)).is_pending());
+                }
+            }
+            places[1].as_mut().unwrap().reset();
+            places[2] = None;
+            runtime::sleep(3 * clock::TICK).await;
+        };
+        runtime::block_on(driver, scene).unwrap();
+        let woken = counts.map(|count| count.0.load(Ordering::Relaxed));
+        assert_eq!(woken, [1, 0, 0]);
     });
 }
 

@@ -18,7 +18,7 @@ use crate::nodes::{FailureReason, Node, NodeId, Permit, Slot};
 use crate::openai::ApiError;
 use crate::runtime::{self, Buf, HEADROOM, Scratch, Stream, clock};
 use crate::telemetry::{Phase, RetryReason};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, response_buf};
 
 use super::Worker;
 use super::body::Body;
@@ -284,8 +284,8 @@ fn own_lines(request: &Request, client: &Downstream, node: &Node, body_bytes: us
     lines
 }
 
-/// Sends the request while reading the response: a node may answer before it has read everything.
-/// Gives `outgoing` back to `body` when the attempt may be repeated.
+/// Sends the request and reads the head of the response, which a node may send before it has read
+/// everything. Gives `outgoing` back to `body` when the attempt may be repeated.
 async fn converse(
     client: &mut Downstream,
     upstream: &mut Stream,
@@ -299,6 +299,10 @@ async fn converse(
         reader,
         writer,
     } = upstream;
+    // A node may answer before it has read all of a large body, and then read no further.
+    if outgoing.len() > AT_ONCE_BYTES {
+        reader.arm(response_buf());
+    }
     let mut sending = pin!(writer.write_all(outgoing));
     let mut sent = None;
     let mut reading = HeadReading::new(method);
@@ -309,8 +313,11 @@ async fn converse(
             {
                 sent = Some(result);
                 body.restore(buf);
+                if !reader.is_armed() {
+                    reader.arm(response_buf());
+                }
             }
-            if reader.poll_done(context).is_ready() {
+            if reader.is_armed() && reader.poll_done(context).is_ready() {
                 Poll::Ready(Ok(()))
             } else if client.inlet.poll_gone(context) {
                 Poll::Ready(Err(Gone))
@@ -324,14 +331,8 @@ async fn converse(
         };
         let outcome = match received {
             Ok(1..) => reading.advance(buf),
-            Ok(0) | Err(_) => Err(match (deadline.expired(), reading.is_begun) {
-                (true, _) => Failure::Timeout,
-                (false, true) => Failure::BadResponse(http1::BadResponse {
-                    reason: "truncated head",
-                }),
-                (false, false) if is_reused => Failure::ReusedClosed,
-                (false, false) => Failure::Closed,
-            }),
+            Ok(0) | Err(_) if deadline.expired() => Err(Failure::Timeout),
+            Ok(0) | Err(_) => Err(reading.cut_short(is_reused)),
         };
         match outcome {
             Ok(Progress::Head(head, buf)) => {
@@ -350,6 +351,9 @@ async fn converse(
         }
     }
 }
+
+/// A request that a socket's send buffer always has room for.
+const AT_ONCE_BYTES: usize = 8 * 1024;
 
 /// Reads a response head from consecutive receives, over interim responses.
 struct HeadReading {
@@ -374,6 +378,18 @@ impl HeadReading {
             interim_count: 0,
             is_begun: false,
         }
+    }
+
+    /// What it means that the node closed the connection by now.
+    const fn cut_short(&self, is_reused: bool) -> Failure {
+        if self.is_begun {
+            let reason = "truncated head";
+            return Failure::BadResponse(http1::BadResponse { reason });
+        }
+        if is_reused {
+            return Failure::ReusedClosed;
+        }
+        Failure::Closed
     }
 
     fn advance(&mut self, mut buf: Buf) -> Result<Progress, Failure> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::auth::key::KeyMemory;
 use crate::http1::HeadWriter;
-use crate::runtime::{self, Buf, Deadline, Reader, Stream, Writer};
+use crate::runtime::{self, Buf, Deadline, NextTick, Reader, Stream, Writer};
 
 /// A client connection. The parts are separate so that an exchange can write while it watches.
 pub(super) struct Downstream {
@@ -42,6 +42,7 @@ impl Downstream {
             gone: false,
             is_shut: false,
             look_again: None,
+            next_tick: NextTick::new(),
         };
         Self {
             deadline,
@@ -54,8 +55,9 @@ impl Downstream {
     }
 }
 
-/// What the client sends. Between and during exchanges one read stands, so that a hang-up is noticed
-/// at once and the next request's first bytes cost no extra read.
+/// What the client sends. Between exchanges a read stands. During one it begins to at the worker's next
+/// tick, and from then on a hang-up is noticed at once: most exchanges are over before, and a read that
+/// stood from their beginning would find nothing first, and cost the kernel two visits to the socket more.
 pub(super) struct Inlet {
     reader: Reader,
     /// Received and not yet used. A read may stand meanwhile, into a buffer of its own.
@@ -66,6 +68,8 @@ pub(super) struct Inlet {
     is_shut: bool,
     /// Runs while no read can stand because too much is held: then to look for a hang-up now and then.
     look_again: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// When a read begins to stand during an exchange.
+    next_tick: NextTick,
 }
 
 impl Inlet {
@@ -91,6 +95,7 @@ impl Inlet {
     /// [`Gone`] at the end of the stream, whether the client or a deadline ended it, or when the
     /// buffer is full.
     pub(super) async fn receive(&mut self, bytes_max: usize) -> Result<(), Gone> {
+        self.next_tick.reset();
         if !self.reader.is_armed() {
             let buf = with_room(self.take(), bytes_max).map_err(|full| {
                 self.held = Some(full);
@@ -138,30 +143,24 @@ impl Inlet {
         Ok(received.unwrap_or(0))
     }
 
-    /// Holds `leftover`, bytes of the next request, and leaves a read standing for what follows.
-    pub(super) fn stand(&mut self, leftover: Buf) {
-        let waits_in = if leftover.is_empty() {
-            leftover
-        } else {
-            self.held = Some(leftover);
-            fresh()
-        };
-        if !self.is_shut && !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
-            // A window that was consumed leaves its block behind it unusable.
-            let waits_in = if waits_in.room() > 0 {
-                waits_in
-            } else {
-                fresh()
-            };
-            self.reader.arm(waits_in);
-        }
+    /// Holds `leftover`, bytes of the next request or none, until the exchange is over.
+    pub(super) fn hold(&mut self, leftover: Buf) {
+        // A window that was consumed leaves its block behind it unusable.
+        let is_spent = leftover.is_empty() && leftover.room() == 0;
+        self.held = Some(if is_spent { fresh() } else { leftover });
     }
 
     /// Whether the client has left; keeps what it sends ahead of time, up to
-    /// [`PIPELINED_BYTES_MAX`], then stops reading.
+    /// [`PIPELINED_BYTES_MAX`], then stops reading. Looks from the worker's next tick on.
     pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> bool {
         if self.is_shut {
             return false;
+        }
+        if !self.gone && !self.reader.is_armed() && self.held().len() < PIPELINED_BYTES_MAX {
+            if self.next_tick.poll(context).is_pending() {
+                return false;
+            }
+            self.arm_ahead();
         }
         while !self.gone && self.reader.is_armed() {
             if self.reader.poll_done(context).is_pending() {
@@ -173,10 +172,19 @@ impl Inlet {
             let accepted = self.accept_count(&received);
             self.absorb(buf);
             if accepted.is_ok() && self.held().len() < PIPELINED_BYTES_MAX {
-                self.reader.arm(fresh());
+                self.arm_ahead();
             }
         }
         self.gone || self.poll_gone_unread(context)
+    }
+
+    /// Begins a read of what comes before its time; into the buffer that is held where nothing is in it.
+    fn arm_ahead(&mut self) {
+        let waits_in = match self.held() {
+            [] => self.take(),
+            _ => fresh(),
+        };
+        self.reader.arm(waits_in);
     }
 
     /// Looks now and then whether the client has left, where a read would have no room.

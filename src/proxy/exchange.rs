@@ -155,18 +155,18 @@ async fn receive_body(
     let body_bytes_max =
         endpoint.body_bytes_max(usize::try_from(configured_max).unwrap_or(usize::MAX));
     let mut body = body::receive(worker, client, request, body_bytes_max, trace).await?;
-    stand_on_client(client, request, &mut body);
+    body_is_here(client, request, &mut body);
     Ok(body)
 }
 
-/// The body is here: what lies behind it is the next request's, and a read stands for what follows.
-pub(super) fn stand_on_client(client: &mut Downstream, request: &mut Request, body: &mut Body) {
+/// The body is here: what lies behind it is the next request's.
+pub(super) fn body_is_here(client: &mut Downstream, request: &mut Request, body: &mut Body) {
     request.is_body_received = true;
     let next = match body.take_leftover() {
         Some(leftover) => leftover,
         None => client.inlet.take(),
     };
-    client.inlet.stand(next);
+    client.inlet.hold(next);
 }
 
 /// What a body asks for.

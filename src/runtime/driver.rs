@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use super::{clock, deadline, task};
+use super::{clock, deadline, next_tick, task};
 
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +171,7 @@ async fn sweep_forever() {
         task::sleep(clock::TICK).await;
         clock::advance(began);
         deadline::sweep();
+        next_tick::wake_all();
     }
 }
 

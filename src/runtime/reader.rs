@@ -93,12 +93,6 @@ impl Reader {
         }
     }
 
-    /// Whether the pending read has completed by now; asks no one to be woken.
-    pub fn is_done_now(&mut self) -> bool {
-        self.poll_done(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
-    }
-
     /// Whether the peer has closed its sending side or the connection is broken, even while bytes it
     /// sent before are still unread: for when no read can stand because there is no room for more.
     pub fn peer_has_left(&self) -> bool {
@@ -113,6 +107,25 @@ impl Reader {
         #[allow(unsafe_code, reason = "monoio polls for reading and writing only")]
         let count = unsafe { libc::poll(&raw mut watched, 1, 0) };
         count > 0 && watched.revents & events != 0
+    }
+
+    /// Whether the peer has neither closed the connection nor sent anything that is unread. For while no
+    /// read is pending: one would take what comes.
+    pub fn is_quiet(&self) -> bool {
+        debug_assert!(!self.is_armed(), "a read is pending");
+        let mut byte = 0_u8;
+        // SAFETY: room for the one byte that is asked for, and a descriptor that is open as long as
+        // `self`; returns at once.
+        #[allow(unsafe_code, reason = "monoio has no peek")]
+        let count = unsafe {
+            libc::recv(
+                self.fd,
+                (&raw mut byte).cast(),
+                1,
+                libc::MSG_PEEK | libc::MSG_DONTWAIT,
+            )
+        };
+        count < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 
     /// The outcome of a completed read: the count of appended bytes (0 at the end of the stream) and

@@ -1,9 +1,13 @@
 //! Connections to nodes: one worker's idle connections, and connecting anew.
 //!
-//! An idle connection keeps a read standing. It will carry the first bytes of the next response, and
-//! until then it tells for nothing whether the node has closed the connection or sent bytes nobody
-//! asked for; such a connection is dropped instead of being used. Connections are handed out last in,
-//! first out, so the warm ones stay warm and the surplus ages out.
+//! An idle connection has no read pending. Its socket is looked at before it is used again, and now and
+//! then while it is idle: if the node has closed it or has sent bytes nobody asked for, it is dropped
+//! instead of being used. Connections are handed out last in, first out, so the warm ones stay warm and
+//! the surplus ages out.
+//!
+//! The first read of a response begins once the request is out ([`response_buf`] is what it reads into):
+//! under load the answer is then often there, where a read that stood since before would first find
+//! nothing, and cost the kernel two visits to the socket more.
 //!
 //! Must never resolve a name (addresses come resolved from the node table) and never block.
 
@@ -29,14 +33,16 @@ pub struct PoolLimits {
 /// One worker's connections, by node.
 pub struct Pool {
     limits: Cell<PoolLimits>,
+    /// Sweeps so far: which of many idle connections the next one looks at.
+    sweep_count: Cell<usize>,
     metrics: Recorder,
     nodes: RefCell<HashMap<NodeId, NodePool, BuildHasherDefault<NodeHasher>>>,
 }
 
 /// A connection to a node, counted for as long as it lives.
 pub struct Upstream {
-    /// The socket; a read stands on it. Boxed once per connection: each response hands it on several
-    /// times.
+    /// The socket; no read is pending when it is handed out. Boxed once per connection: each response
+    /// hands it on several times.
     pub stream: Box<Stream>,
     count: PoolGuard,
 }
@@ -61,6 +67,7 @@ impl Pool {
     pub fn new(limits: PoolLimits, metrics: Recorder) -> Self {
         Self {
             limits: Cell::new(limits),
+            sweep_count: Cell::new(0),
             metrics,
             nodes: RefCell::default(),
         }
@@ -76,8 +83,8 @@ impl Pool {
         let mut nodes = self.nodes.borrow_mut();
         let idle = &mut nodes.get_mut(&node)?.idle;
         while let Some(Idle { mut upstream, .. }) = idle.pop() {
-            // Done means closed by the node, or bytes that belong to no request.
-            if !upstream.stream.reader.is_done_now() {
+            // Else the node has closed it, or sent bytes that belong to no request.
+            if upstream.stream.reader.is_quiet() {
                 upstream.count.change(PoolState::Active);
                 return Some(upstream);
             }
@@ -105,8 +112,7 @@ impl Pool {
                 break;
             }
         }
-        let mut stream = Box::new(outcome?);
-        stream.reader.arm(response_buf());
+        let stream = Box::new(outcome?);
         Ok(Upstream { stream, count })
     }
 
@@ -121,7 +127,6 @@ impl Pool {
             return;
         }
         upstream.stream.deadline.clear();
-        upstream.stream.reader.arm_standing(response_buf());
         upstream.count.change(PoolState::Idle);
         if idle.len() >= self.limits.get().max_idle_per_node {
             idle.remove(0);
@@ -133,18 +138,25 @@ impl Pool {
     }
 
     /// Closes connections that were idle for too long, that the node has closed, that are too many, or
-    /// whose node is no longer in `table`; returns how many. To be called about once a second.
+    /// whose node is no longer in `table`; returns how many. To be called about once a second. Of many
+    /// idle connections each call looks at [`LOOKS_PER_SWEEP`] or a few less, in turn.
     pub fn sweep(&self, table: &NodeTable) -> usize {
         let now = clock::coarse();
         let limits = self.limits.get();
+        let mut nodes = self.nodes.borrow_mut();
+        let idle_count: usize = nodes.values().map(|pool| pool.idle.len()).sum();
+        let stride = idle_count.div_ceil(LOOKS_PER_SWEEP).max(1);
+        let mut number = self.sweep_count.get();
+        self.sweep_count.set(number.wrapping_add(1));
         let mut closed = 0;
-        self.nodes.borrow_mut().retain(|node, pool| {
+        nodes.retain(|node, pool| {
             let is_known = table.node_by_id(*node).is_some();
             let before = pool.idle.len();
-            pool.idle.retain_mut(|idle| {
+            pool.idle.retain(|idle| {
+                number = number.wrapping_add(1);
                 is_known
                     && now.saturating_sub(idle.since) < limits.idle_timeout
-                    && !idle.upstream.stream.reader.is_done_now()
+                    && (!number.is_multiple_of(stride) || idle.upstream.stream.reader.is_quiet())
             });
             // The oldest stand in front.
             let surplus = pool.idle.len().saturating_sub(limits.max_idle_per_node);
@@ -188,7 +200,10 @@ impl Hasher for NodeHasher {
     }
 }
 
+/// Sockets that one sweep looks at: a fraction of a millisecond.
+const LOOKS_PER_SWEEP: usize = 1024;
+
 /// The buffer a response begins in: room in front for the head that is written to the client.
-fn response_buf() -> Buf {
+pub fn response_buf() -> Buf {
     Buf::medium().with_headroom(HEADROOM)
 }

@@ -115,7 +115,7 @@ async fn receive_body(
             body::receive(worker, client, request, bytes_max, trace).await?
         }
     };
-    exchange::stand_on_client(client, request, &mut body);
+    exchange::body_is_here(client, request, &mut body);
     Ok(body)
 }
 
