@@ -19,6 +19,7 @@ mod support;
 mod addresses;
 mod changes;
 mod life;
+mod loops;
 mod many;
 mod restart;
 mod rights;

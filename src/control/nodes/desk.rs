@@ -1,7 +1,6 @@
 //! Where other threads ask about nodes and change them: each question is a task for the control thread, each
 //! lasting change is kept by the store first. One change is made at a time, from its check to its effect.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::telemetry::log;
 
 use super::member::{Heartbeat, Registration};
 use super::tasks::{Plan, of_store};
-use super::{NodeRef, NodeView, Nodes, Watch};
+use super::{NodeRef, NodeView, Nodes, OwnMarks, Watch};
 
 /// Work for the control thread, which tells it the time.
 type Task = Box<dyn FnOnce(&mut Nodes, Duration) + Send>;
@@ -32,8 +31,7 @@ pub(in crate::control) type Tasks = Receiver<Task>;
 pub(in crate::control) struct NodeDesk {
     tasks: Sender<Task>,
     store: Store,
-    /// Where the router listens.
-    listener: SocketAddr,
+    own: OwnMarks,
     /// Holds one token while a change is under way.
     changing: (Sender<()>, Receiver<()>),
     /// Holds one for each name that is being resolved.
@@ -99,12 +97,12 @@ impl Drop for Changing<'_> {
 
 impl NodeDesk {
     /// A desk, and where its tasks arrive.
-    pub(in crate::control) fn new(store: Store, listener: SocketAddr) -> (Self, Tasks) {
+    pub(in crate::control) fn new(store: Store, own: OwnMarks) -> (Self, Tasks) {
         let (tasks, arriving) = bounded(TASKS_MAX);
         let desk = Self {
             tasks,
             store,
-            listener,
+            own,
             changing: bounded(1),
             resolving: bounded(RESOLVERS_MAX),
             is_behind: Arc::default(),
@@ -233,7 +231,7 @@ impl NodeDesk {
         &self,
         config: Arc<Config>,
     ) -> Result<Result<(), Vec<String>>, NodesError> {
-        let watch = Watch::of(&config, self.listener);
+        let watch = Watch::of(&config, &self.own);
         let _changing = self.change_alone()?;
         let replaced = self.ask(move |nodes, now| nodes.replace_configured(&config, watch, now))?;
         if replaced.is_ok() {

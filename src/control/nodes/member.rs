@@ -132,6 +132,7 @@ impl Member {
             serial: self.serial,
             base_url: self.settings.base_url.clone(),
             api_key: self.settings.api_key.clone(),
+            token: watch.token.clone(),
             rules: match self.origin {
                 Origin::File => None,
                 Origin::Registered(_) => Some(watch.rules.clone()),

@@ -56,7 +56,11 @@ fn stored(id: u64, name: &str, port: u16) -> StoredNode {
 }
 
 fn watch(config: &Config) -> Watch {
-    Watch::of(config, "127.0.0.1:8080".parse().unwrap())
+    let own = OwnMarks {
+        listener: "127.0.0.1:8080".parse().unwrap(),
+        token: ProbeToken::random().unwrap(),
+    };
+    Watch::of(config, &own)
 }
 
 fn config(nodes: &[NodeConfig]) -> Config {

@@ -10,12 +10,15 @@ use crate::http1::{
     ChunkedDecoder, HeadLimits, HeadScan, HeadWriter, Method, Parsed, Passing, ResponseBody,
     parse_response,
 };
+use crate::proxy::ProbeToken;
 
 use super::ProbeError;
 
 /// Whom questions go to, and until when answers are waited for.
 pub(super) struct Asker<'a> {
     pub(super) base_url: &'a BaseUrl,
+    /// Tells this router that it is the one which asks.
+    pub(super) token: &'a ProbeToken,
     /// Checked.
     pub(super) addresses: &'a [SocketAddr],
     pub(super) until: Instant,
@@ -65,6 +68,7 @@ impl Asker<'_> {
             );
         }
         writer
+            .field(ProbeToken::FIELD, self.token.as_bytes())
             .field("Accept", b"application/json")
             .field("Connection", b"close")
             .end();

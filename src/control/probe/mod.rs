@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{BaseUrl, Secret};
+use crate::proxy::ProbeToken;
 
 use address::permitted;
 use engine::{is_ollama_version, read_models};
@@ -37,6 +38,8 @@ pub(super) struct Probe {
     pub(super) serial: u64,
     pub(super) base_url: BaseUrl,
     pub(super) api_key: Option<Secret>,
+    /// Sent along: see [`ProbeToken`].
+    pub(super) token: ProbeToken,
     /// What its addresses must comply with, beyond what holds for every node; `None` for a node of the file,
     /// whose operator vouches for it.
     pub(super) rules: Option<Arc<RegistrationRules>>,
@@ -83,6 +86,8 @@ pub(super) enum ProbeError {
     BadAnswer,
     TooLong,
     ServerError,
+    /// It is this router that has answered.
+    OwnRouter,
     NotAuthorized,
     NoModelList,
 }
@@ -110,6 +115,7 @@ fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
     let began = Instant::now();
     let asker = Asker {
         base_url: &probe.base_url,
+        token: &probe.token,
         addresses,
         until: began + probe.timeout,
     };
@@ -119,7 +125,7 @@ fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
             .all(|address| probe.proven.contains(address));
     let known = probe.api_key.as_ref();
     let question = Question {
-        path: MODELS_PATH,
+        path: ProbeToken::PATH,
         query: None,
         credential: known.filter(|_| is_proven),
         // Of a node whose models are configured only the status counts, once its engine is known.
@@ -140,6 +146,7 @@ fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
         _ => None,
     };
     let models = match (probe.needs_models, status, &list) {
+        (_, 508, _) => return Err(ProbeError::OwnRouter),
         (_, 500.., _) => return Err(ProbeError::ServerError),
         (true, _, Some(list)) => list.ids.clone(),
         (true, 401 | 403, None) => return Err(ProbeError::NotAuthorized),
@@ -222,6 +229,7 @@ impl ProbeError {
             Self::Closed => "the connection was closed",
             Self::BadAnswer => "the answer is not HTTP/1.1",
             Self::TooLong => "the answer is too long",
+            Self::OwnRouter => "it is this router itself",
             Self::ServerError => "the node answered with a server error",
             Self::NotAuthorized => "the node does not accept its api_key",
             Self::NoModelList => "the node does not list its models",
@@ -234,8 +242,6 @@ impl fmt::Display for ProbeError {
         f.write_str(self.as_str())
     }
 }
-
-const MODELS_PATH: &str = "/v1/models";
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +259,7 @@ mod tests {
             serial: 7,
             base_url: BaseUrl::parse(&format!("http://{address}/base")).unwrap(),
             api_key: None,
+            token: ProbeToken::random().unwrap(),
             rules: None,
             proven: Vec::new(),
             needs_models,
@@ -322,6 +329,7 @@ mod tests {
                 request.starts_with("GET /base/v1/models HTTP/1.1\r\n"),
                 "{request}"
             );
+            assert!(request.contains("\r\nX-LLM-Router-Probe: "), "{request}");
             let models = outcome.answer.ok().unwrap().models;
             assert_eq!(models, ["a".into(), "b".into()] as [Box<str>; 2]);
         }
@@ -333,9 +341,12 @@ mod tests {
         let error = probe_against(NOT_FOUND, true).1.answer.err();
         assert_eq!(error, Some(ProbeError::NoModelList));
         let broken = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+        let own = "HTTP/1.1 508 Loop Detected\r\nContent-Length: 0\r\n\r\n";
         for needs_models in [false, true] {
             let error = probe_against(broken, needs_models).1.answer.err();
             assert_eq!(error, Some(ProbeError::ServerError));
+            let error = probe_against(own, needs_models).1.answer.err();
+            assert_eq!(error, Some(ProbeError::OwnRouter));
         }
     }
 
