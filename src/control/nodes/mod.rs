@@ -190,8 +190,7 @@ impl Nodes {
         });
         let event = match outcome.answer {
             Ok(answer) => {
-                let addresses = outcome.addresses.unwrap_or_default();
-                self.is_stale |= member.answered(addresses, answer);
+                self.is_stale |= member.answered(answer);
                 HealthEvent::ProbeSucceeded
             }
             Err(error) => member.failed(error),

@@ -110,7 +110,6 @@ impl Case {
             for probe in taken {
                 self.nodes.probed(Outcome {
                     serial: probe.serial,
-                    addresses: Some(vec![address(probe.base_url.port())]),
                     answer: answer(probe.base_url.port()),
                 });
             }
@@ -144,8 +143,9 @@ fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn good(_: u16) -> Result<Answer, ProbeError> {
+fn good(port: u16) -> Result<Answer, ProbeError> {
     Ok(Answer {
+        addresses: vec![address(port)],
         latency: Duration::from_millis(2),
         models: vec!["m".into()],
         engine: Engine::LlamaCpp,
@@ -297,7 +297,6 @@ fn a_node_that_moves_has_to_prove_itself_again_and_old_answers_do_not_count() {
     assert_eq!(case.state("r"), "pending");
     case.nodes.probed(Outcome {
         serial: under_way[0].serial,
-        addresses: Some(vec![address(1)]),
         answer: good(1),
     });
     case.nodes.settle(case.now);
@@ -469,7 +468,6 @@ fn a_thousand_nodes_that_fall_silent_are_offline_within_a_minute_and_the_others_
             }
             case.nodes.probed(Outcome {
                 serial,
-                addresses: Some(vec![address(port)]),
                 answer: if port == 1 { good(port) } else { dead(port) },
             });
         }
