@@ -11,6 +11,11 @@
 //! Bounded in time and bytes, follows no redirect, and connects only to addresses that were checked
 //! after resolving. While a name cannot be resolved, the addresses that answered last are asked again.
 //!
+//! A registered node has to list its models before it is put into service, also if they are given: else
+//! whatever answers inside the network could be made a node by whoever may register one, and be read and
+//! written to. What is asked of an address that was proven so, and of a node of the file, is only that it
+//! answers below 500.
+//!
 //! A good answer speaks for the address it came from and for no other one. The node table gets that address
 //! alone if the node was registered: whoever owns its name may let it point at others that were never asked.
 //! The next probe asks there first, so the address changes only when it cannot be connected to any more, and
@@ -128,13 +133,14 @@ fn ask(probe: &Probe, mut addresses: Vec<SocketAddr>) -> Result<Answer, ProbeErr
         addresses = vec![asker.address()];
     }
     let is_proven = !is_registered || probe.proven.contains(&asker.address());
+    let needs_list = probe.needs_models || !is_proven;
     let known = probe.api_key.as_ref();
     let question = Question {
         path: ProbeToken::PATH,
         query: None,
         credential: known.filter(|_| is_proven),
         // Of a node whose models are configured only the status counts, once its engine is known.
-        wants_body: probe.needs_models || probe.engine.is_none(),
+        wants_body: needs_list || probe.engine.is_none(),
     };
     let (mut status, mut body) = asker.ask(question)?;
     // Somebody speaks HTTP at the checked address and asks for what belongs there.
@@ -150,22 +156,24 @@ fn ask(probe: &Probe, mut addresses: Vec<SocketAddr>) -> Result<Answer, ProbeErr
         200 => read_models(&mut body),
         _ => None,
     };
-    let models = match (probe.needs_models, status, &list) {
-        (_, 508, _) => return Err(ProbeError::OwnRouter),
-        (_, 500.., _) => return Err(ProbeError::ServerError),
-        (true, _, Some(list)) => list.ids.clone(),
-        (true, 401 | 403, None) => return Err(ProbeError::NotAuthorized),
-        (true, _, None) => return Err(ProbeError::NoModelList),
+    match (status, &list) {
+        (508, _) => return Err(ProbeError::OwnRouter),
+        (500.., _) => return Err(ProbeError::ServerError),
+        (401 | 403, None) if needs_list => return Err(ProbeError::NotAuthorized),
+        (_, None) if needs_list => return Err(ProbeError::NoModelList),
         // It is there and minds its own business: an engine without this route still serves.
-        (false, _, _) => Vec::new(),
-    };
-    let named = list.and_then(|list| list.engine);
+        _ => {}
+    }
+    let (models, named) = list.map_or_else(Default::default, |list| (list.ids, list.engine));
     let engine = probe.engine.or(named);
     let engine = engine.unwrap_or_else(|| guess_engine(&mut asker, known));
     Ok(Answer {
         addresses,
         latency,
-        models,
+        models: match probe.needs_models {
+            true => models,
+            false => Vec::new(),
+        },
         engine,
         slots: find_slots(probe, &mut asker, engine),
     })
@@ -353,6 +361,39 @@ mod tests {
             assert_eq!(error, Some(ProbeError::ServerError));
             let error = probe_against(own, needs_models).1.answer.err();
             assert_eq!(error, Some(ProbeError::OwnRouter));
+        }
+    }
+
+    #[test]
+    fn a_registered_node_lists_its_models_once_whether_they_are_given_or_not() {
+        let registered = |is_proven: bool, response: &str| {
+            let (_, outcome) = probe_with(&[response], |probe| {
+                probe.needs_models = false;
+                probe.rules = Some(Arc::new(RegistrationRules {
+                    networks: vec!["127.0.0.0/8".parse().unwrap()],
+                    listener: "127.0.0.1:1".parse().unwrap(),
+                }));
+                if is_proven {
+                    probe.proven = resolve(&probe.base_url, None).unwrap();
+                }
+            });
+            outcome.answer.map(|answer| answer.models)
+        };
+        let page = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>";
+        let moved = "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n";
+        let status = json(r#"{"status":"ok"}"#);
+        for (response, error) in [
+            (page, ProbeError::NoModelList),
+            (moved, ProbeError::NoModelList),
+            (NOT_FOUND, ProbeError::NoModelList),
+            (&status, ProbeError::NoModelList),
+            (UNAUTHORIZED, ProbeError::NotAuthorized),
+        ] {
+            assert_eq!(registered(false, response), Err(error), "{response}");
+            assert_eq!(registered(true, response), Ok(Vec::new()), "{response}");
+        }
+        for list in [r#"{"data":[]}"#, r#"{"object":"list","data":null}"#] {
+            assert_eq!(registered(false, &json(list)), Ok(Vec::new()));
         }
     }
 
