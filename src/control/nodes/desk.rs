@@ -207,6 +207,16 @@ impl NodeDesk {
         Ok(view)
     }
 
+    /// Whether this is the node's token: else [`NodesError::WrongToken`], also if there is no such node.
+    pub(in crate::control) fn check_token(
+        &self,
+        node: &NodeRef,
+        token: &[u8],
+    ) -> Result<(), NodesError> {
+        let (node, token) = (node.clone(), KeyHash::of(token));
+        self.ask(move |nodes, _| nodes.check_token(&node, token).map(drop))?
+    }
+
     /// Takes in what a node reports about itself; returns its state.
     pub(in crate::control) fn heartbeat(
         &self,

@@ -125,6 +125,20 @@ impl Nodes {
         self.get(node)
     }
 
+    /// The serial of the node that has this token. An unknown node is answered as a wrong token is: an id is
+    /// not to be found out by trying.
+    pub(super) fn check_token(&self, node: &NodeRef, token: KeyHash) -> Result<u64, NodesError> {
+        let member = match self.find_or_say(node) {
+            Err(NodesError::NotFound) => return Err(NodesError::WrongToken),
+            found => found?,
+        };
+        // In constant time; a node of the file has no token, so nothing is the right one.
+        match member.token() {
+            Some(own) if *own == token => Ok(member.serial),
+            _ => Err(NodesError::WrongToken),
+        }
+    }
+
     /// Takes in what a node reports about itself; returns its state.
     pub(super) fn heartbeat(
         &mut self,
@@ -133,12 +147,7 @@ impl Nodes {
         report: Heartbeat,
         now: Duration,
     ) -> Result<&'static str, NodesError> {
-        let member = self.find_or_say(node)?;
-        // In constant time; a node of the file has no token, so nothing is the right one.
-        if member.token().is_none_or(|own| *own != token) {
-            return Err(NodesError::WrongToken);
-        }
-        let serial = member.serial;
+        let serial = self.check_token(node, token)?;
         let initializing = report.initializing;
         if let Some(member) = self.members.get_mut(&serial) {
             member.heartbeat = Some((clock::unix_secs(), report));
