@@ -95,6 +95,16 @@ impl Api {
         )
     }
 
+    /// What a node does that comes again, with the token it was given.
+    #[track_caller]
+    pub(crate) fn register_with(&self, token: &str, body: &Value) -> Response {
+        let fields = [
+            ("X-API-Key", self.joining.as_str()),
+            ("X-Node-Token", token),
+        ];
+        self.send("POST", "/api/nodes", &fields, Some(body))
+    }
+
     #[track_caller]
     pub(crate) fn registered(&self, body: &Value) -> Joined {
         let response = self.register(body);

@@ -67,6 +67,15 @@ pub(in crate::control) enum NodesError {
     Address(AddressError),
 }
 
+/// What a registration says besides the settings.
+#[derive(Clone, Copy)]
+pub(in crate::control) struct Claim {
+    /// Of the token it shows: whoever has the node's own may bring it to another address.
+    pub(in crate::control) token: Option<KeyHash>,
+    /// It says what the node's credential is, or that there is none.
+    pub(in crate::control) names_credential: bool,
+}
+
 /// A node that has just registered.
 pub(in crate::control) struct NewNode {
     pub(in crate::control) view: NodeView,
@@ -119,13 +128,17 @@ impl NodeDesk {
         self.ask(move |nodes, _| nodes.get(&node))?
     }
 
-    /// Registers a node, or takes in one that registers again at the same address: it gets a new token, and
-    /// what it says now counts.
-    pub(in crate::control) fn register(&self, settings: NodeConfig) -> Result<NewNode, NodesError> {
+    /// Registers a node, or takes in one that registers again, at the same address or with its token: it gets a
+    /// new token, and what it says now counts.
+    pub(in crate::control) fn register(
+        &self,
+        settings: NodeConfig,
+        claim: Claim,
+    ) -> Result<NewNode, NodesError> {
         self.check_address(&settings.base_url)?;
         let _changing = self.change_alone()?;
         let planned = settings.clone();
-        let plan = self.ask(move |nodes, _| nodes.plan(&planned))??;
+        let plan = self.ask(move |nodes, _| nodes.plan(&planned, claim))??;
         let token = new_token()?;
         let token_digest = KeyHash::of(token.expose().as_bytes());
         let (stored, is_new) = match plan {
@@ -169,7 +182,9 @@ impl NodeDesk {
         // The address was valid when it was taken in.
         let (registration, mut settings) = of_store(known).ok_or(NodesError::NotFound)?;
         let has_credential = settings.api_key.is_some() || registration.lost_credential;
-        if change.leaves_for_elsewhere(&settings.base_url) && keeps_lost && has_credential {
+        let new = change.base_url.as_ref();
+        let leaves = new.is_some_and(|new| leaves_for_elsewhere(new, &settings.base_url));
+        if leaves && keeps_lost && has_credential {
             return Err(NodesError::CredentialNeeded);
         }
         change.apply_to(&mut settings);
@@ -421,12 +436,9 @@ impl NodeDesk {
     }
 }
 
-impl NodeChange {
-    /// Whether the node would be reached at another host or port.
-    fn leaves_for_elsewhere(&self, known: &BaseUrl) -> bool {
-        let new = self.base_url.as_ref();
-        new.is_some_and(|new| new.authority() != known.authority() || new.port() != known.port())
-    }
+/// Whether a node that was `known` here would be reached at another host or port.
+pub(super) fn leaves_for_elsewhere(new: &BaseUrl, known: &BaseUrl) -> bool {
+    new.authority() != known.authority() || new.port() != known.port()
 }
 
 impl NodesError {
