@@ -100,7 +100,8 @@
 //!   waited for elsewhere; a lasting change is kept by the store before the control thread hears of it, and
 //!   one change is made at a time.
 //! * **Only a checked address is connected to.** A name is resolved once per probe, every address is checked,
-//!   and both probes and requests go to the addresses that passed, never to the name.
+//!   and both probes and requests go to the addresses that passed, never to the name; requests to a registered
+//!   node go only to the address that answered.
 //!
 //! # Decisions that differ from a first sketch
 //!

@@ -25,7 +25,7 @@ use crate::runtime::clock;
 use crate::store::Store;
 use crate::telemetry::{ProcessSample, log};
 
-use nodes::{Kept, NodeDesk, Nodes, Tasks, Watch};
+use nodes::{Kept, NodeDesk, Nodes, OwnMarks, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
@@ -65,7 +65,7 @@ pub fn start(
     inbox: ControlInbox,
 ) -> io::Result<Control> {
     let key_file = Arc::new(key_file);
-    let (desk, tasks) = NodeDesk::new(store.clone(), shared.address);
+    let (desk, tasks) = NodeDesk::new(store.clone(), own_marks(&shared));
     // Before the first request: else a drained node would serve for a moment, and a registered one be unknown.
     let kept = desk.kept();
     let is_restored = kept.is_ok();
@@ -100,10 +100,17 @@ pub fn start(
     })
 }
 
+fn own_marks(shared: &Shared) -> OwnMarks {
+    OwnMarks {
+        listener: shared.address,
+        token: shared.probe_token.clone(),
+    }
+}
+
 /// The nodes of the configuration, and those that the store has kept.
 fn first_nodes(shared: &Shared, kept: Option<Kept>) -> Nodes {
     let config = shared.config.current();
-    let watch = Watch::of(&config, shared.address);
+    let watch = Watch::of(&config, &own_marks(shared));
     let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
     if let Some(kept) = kept {
         nodes.restore(kept, Duration::ZERO);

@@ -214,6 +214,16 @@ impl ApiError {
         )
     }
 
+    /// 508: the router has asked itself, as if it were one of its nodes.
+    pub const fn loop_detected() -> Self {
+        Self::fixed(
+            StatusCode::LOOP_DETECTED,
+            "loop_detected",
+            "loop_detected",
+            "This router is asked by itself",
+        )
+    }
+
     /// A node's own error, for a client whose stream has begun: the status, and what of the body is
     /// meant for people, at most [`SHOWN_CHARS_MAX`] characters of it.
     pub fn of_node(status: StatusCode, body: &[u8]) -> Self {

@@ -66,6 +66,12 @@ fn bodies_are_those_of_the_seeds() {
 fn every_constructor_has_the_status_type_and_code_of_the_contract() {
     let rows = [
         (
+            ApiError::loop_detected(),
+            508,
+            "loop_detected",
+            "loop_detected",
+        ),
+        (
             ApiError::not_found(),
             404,
             "invalid_request_error",

@@ -105,6 +105,10 @@ async fn answer(
     request: &mut Request,
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
+    // Before everything else: neither a missing key nor a missing path makes it another router.
+    if request.is_own_probe {
+        return Err(ApiError::loop_detected().into());
+    }
     let endpoint = request
         .route
         .as_ref()

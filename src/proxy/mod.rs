@@ -22,6 +22,7 @@ mod exchange;
 mod local;
 mod page;
 mod passage;
+mod probe_token;
 mod queue;
 mod relay;
 mod request;
@@ -33,5 +34,6 @@ mod worker;
 
 pub use changes::{Change, Changes};
 pub use connection::serve;
+pub use probe_token::ProbeToken;
 pub use settings::{LiveConfig, admission_limits, apply_log_level, history_limits};
 pub use worker::{ControlInbox, DrainPhase, Notice, Shared, Worker, wake_by};

@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) early: Option<EarlyHead>,
     /// The body is encoded in a way we cannot look into.
     pub(super) has_content_coding: bool,
+    /// This process asks it itself, as if it were its own node.
+    pub(super) is_own_probe: bool,
     /// The media type, kept only where the body is read with it.
     pub(super) content_type: Option<Box<[u8]>>,
     /// What the control API reads of the head, kept only where it is asked.
@@ -247,6 +249,7 @@ fn digest(
         has_content_coding: head
             .content_encoding
             .is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")),
+        is_own_probe: worker.shared.probe_token.is_in(head),
         content_type: head.content_type.filter(|_| is_multipart).map(Into::into),
         api: is_api.then(|| Box::new(ApiHead::of(head))),
         is_body_received: false,

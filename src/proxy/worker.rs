@@ -27,6 +27,7 @@ use crate::upstream::Pool;
 
 use super::api::{Answer, ApiCall, Desk, Frame, Live, Viewers};
 use super::changes::{Change, Changes};
+use super::probe_token::ProbeToken;
 use super::request_id::{RequestId, RequestIds};
 use super::settings::{self, LiveConfig};
 
@@ -60,6 +61,8 @@ pub struct Shared {
     pub config: LiveConfig,
     /// Where the router listens.
     pub address: SocketAddr,
+    /// By what it knows itself among its nodes.
+    pub probe_token: ProbeToken,
     /// The node table.
     pub directory: Arc<NodeDirectory>,
     /// The API keys that are valid now.

@@ -31,7 +31,7 @@ use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, ServerConfig};
 use crate::nodes::{Admission, NodeId};
 use crate::proxy::api::{self, ApiCall, Live};
-use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
+use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, ProbeToken, Shared};
 use crate::runtime::{self, Driver, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
 
@@ -352,6 +352,7 @@ impl Base {
         let wake = proxy::wake_by(mailboxes.clone());
         let shared = Shared {
             address: self.address,
+            probe_token: ProbeToken::random().map_err(io::Error::other)?,
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
             admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),

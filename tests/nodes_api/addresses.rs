@@ -1,10 +1,13 @@
 //! Where a node may not be, however its address is written (reliability B10).
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Driver, on_both_drivers};
+use crate::support::{Driver, eventually, on_both_drivers};
 use crate::{Api, config, refusal, value};
 
 fn at(base_url: &str) -> Value {
@@ -128,5 +131,76 @@ fn the_router_is_no_node_of_its_own() {
                 assert!(message.contains("the router itself"), "{message}");
             }
         }
+    });
+}
+
+/// Some service of the network: answers every GET with a page, until it is told to list models.
+struct Service {
+    address: SocketAddr,
+    lists_models: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+}
+
+impl Service {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = Self {
+            address: listener.local_addr().unwrap(),
+            lists_models: Arc::default(),
+            answered: Arc::default(),
+        };
+        let lists_models = Arc::clone(&service.lists_models);
+        let answered = Arc::clone(&service.answered);
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().map_while(Result::ok) {
+                let body = match lists_models.load(Ordering::SeqCst) {
+                    true => r#"{"object":"list","data":[{"id":"m"}]}"#,
+                    false => r#"{"status":"ok"}"#,
+                };
+                let length = body.len();
+                let _ = socket.read(&mut [0; 4096]);
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let _ = socket.write_all(format!("{head}{body}").as_bytes());
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        service
+    }
+
+    fn until_asked_again(&self) {
+        let before = self.answered.load(Ordering::SeqCst);
+        eventually("it was asked again", || {
+            self.answered.load(Ordering::SeqCst) >= before + 3
+        });
+    }
+}
+
+#[test]
+fn what_does_not_list_models_is_put_into_service_for_the_operator_of_the_file_only() {
+    on_both_drivers(|driver| {
+        let service = Service::start();
+        let here = format!("http://{}", service.address);
+        let api = Api::start(config(driver).node_at("file", &here, "of-file", 4, ""));
+        let body = json!({"name": "n", "base_url": here, "models": ["m"], "max_concurrency": 4});
+        let joined = api.registered(&body);
+        api.until_state(&joined.id, "offline");
+        service.until_asked_again();
+        let view = api.node(&joined.id);
+        assert_eq!(
+            (&view["state"], &view["last_error"]),
+            (
+                &json!("offline"),
+                &json!("the node does not list its models")
+            )
+        );
+        refusal(&api.chat(), 503, "no_nodes");
+        assert_eq!(api.node("config-file")["state"], "online");
+        // Once is enough.
+        service.lists_models.store(true, Ordering::SeqCst);
+        api.until_state(&joined.id, "online");
+        service.lists_models.store(false, Ordering::SeqCst);
+        service.until_asked_again();
+        service.until_asked_again();
+        assert_eq!(api.node(&joined.id)["state"], "online");
     });
 }

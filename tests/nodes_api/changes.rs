@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::support::{Desk, ScriptedNode, fixed, on_both_drivers};
-use crate::{Api, config, refusal, value};
+use crate::{Api, Joined, config, refusal, value};
 
 #[test]
 fn what_is_changed_holds_for_the_next_request_and_the_rest_stays() {
@@ -77,6 +77,108 @@ fn a_node_that_moves_proves_itself_at_its_new_place_and_the_old_one_gets_nothing
         api.until_state(&joined.id, "online");
         assert_eq!(api.chat().status, 200);
         assert_eq!((before.arrived().len(), after.arrived().len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_node_that_registers_elsewhere_with_its_token_is_the_same_node_there() {
+    on_both_drivers(|driver| {
+        let (before, after) = (Desk::start(), Desk::start());
+        before.open();
+        after.open();
+        let api = Api::start(config(driver));
+        let joined = api.join("n", before.node(), 4);
+        let other = api.join("other", before.node(), 4);
+        api.until_state(&joined.id, "online");
+        let at = |address| json!({"name": "n", "base_url": format!("http://{address}"), "models": ["m"]});
+        let there = at(after.node().address());
+        // Without the token, or with another one, the name is taken.
+        refusal(&api.register(&there), 409, "name_taken");
+        for token in ["", "x", other.token.as_str()] {
+            refusal(&api.register_with(token, &there), 409, "name_taken");
+        }
+        // The token alone lets nobody register, and it opens no forbidden address.
+        let token = [("X-Node-Token", joined.token.as_str())];
+        let response = api.send("POST", "/api/nodes", &token, Some(&there));
+        refusal(&response, 401, "not_authenticated");
+        let forbidden = at("169.254.169.254:80".parse().unwrap());
+        let response = api.register_with(&joined.token, &forbidden);
+        refusal(&response, 400, "invalid_field");
+        let own = at(api.router.address());
+        let response = api.register_with(&joined.token, &own);
+        refusal(&response, 400, "invalid_field");
+        assert_eq!(api.node(&joined.id)["state"], "online");
+
+        assert_eq!(
+            api.as_admin("DELETE", &format!("/api/nodes/{}", other.id), None)
+                .status,
+            204
+        );
+        after.node().stop_listening();
+        let response = api.register_with(&joined.token, &there);
+        assert_eq!(response.status, 200, "{}", response.text());
+        let view = value(&response);
+        assert_eq!(view["state"], "pending");
+        assert_eq!(
+            (&view["slots_total"], &view["max_concurrency"]),
+            (&json!(1), &json!("auto"))
+        );
+        let moved = Joined::of(&view);
+        assert_eq!(moved.id, joined.id);
+        refusal(&api.chat(), 503, "no_nodes");
+        after.node().listen_again();
+        api.until_state(&moved.id, "online");
+        assert_eq!(api.chat().status, 200);
+        assert_eq!((before.arrived().len(), after.arrived().len()), (0, 1));
+        // The old token is void, for both.
+        let beat = |token: &str| api.heartbeat(&moved.id, token, false);
+        refusal(&beat(&joined.token), 401, "not_authenticated");
+        let back = at(before.node().address());
+        refusal(&api.register_with(&joined.token, &back), 409, "name_taken");
+        assert_eq!(beat(&moved.token).status, 200);
+        // It is kept so.
+        let router = api.router.killed_and_started_again();
+        let api = Api { router, ..api };
+        assert_eq!(api.node(&moved.id)["base_url"], there["base_url"]);
+        assert_eq!(api.heartbeat(&moved.id, &moved.token, false).status, 200);
+    });
+}
+
+#[test]
+fn a_node_that_registers_elsewhere_does_not_take_its_credential_along_unasked() {
+    on_both_drivers(|driver| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let before = Desk::start();
+        let after = ScriptedNode::start(move |call| {
+            log.lock().unwrap().push(call.field("authorization"));
+            call.send(&fixed(b"{}"));
+        });
+        let api = Api::start(config(driver));
+        let at = |address| json!({"name": "n", "base_url": format!("http://{address}"), "models": ["m"]});
+        let with = |mut body: serde_json::Value, key: serde_json::Value| {
+            body["api_key"] = key;
+            body
+        };
+        let here = at(before.node().address());
+        let joined = api.registered(&with(here.clone(), json!("first-secret")));
+        let there = at(after.address());
+        let response = api.register_with(&joined.token, &there);
+        let message = refusal(&response, 400, "invalid_field");
+        assert!(message.starts_with("`api_key`"), "{message}");
+        assert_eq!(api.node(&joined.id)["base_url"], here["base_url"]);
+        let response = api.register_with(&joined.token, &with(there, json!("second-secret")));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let moved = Joined::of(&value(&response));
+        api.until_state(&moved.id, "online");
+        assert_eq!(api.chat().status, 200);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [Some("Bearer second-secret".to_owned())]
+        );
+        // `null` says that there is none any more.
+        let response = api.register_with(&moved.token, &with(here, json!(null)));
+        assert_eq!(response.status, 200, "{}", response.text());
     });
 }
 

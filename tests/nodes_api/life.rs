@@ -167,7 +167,7 @@ fn a_removed_node_finishes_what_it_does_and_gets_nothing_more() {
             refusal(&response, 404, "node_not_found");
         }
         let late = api.heartbeat(&joined.id, &joined.token, false);
-        refusal(&late, 404, "node_not_found");
+        refusal(&late, 401, "not_authenticated");
         desk.serve("held");
         assert_eq!(held.response().status, 200);
         // The name is free again, and what comes under it is another node.

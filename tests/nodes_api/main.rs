@@ -19,6 +19,7 @@ mod support;
 mod addresses;
 mod changes;
 mod life;
+mod loops;
 mod many;
 mod restart;
 mod rights;
@@ -92,6 +93,16 @@ impl Api {
             &[("Authorization", &bearer)],
             Some(body),
         )
+    }
+
+    /// What a node does that comes again, with the token it was given.
+    #[track_caller]
+    pub(crate) fn register_with(&self, token: &str, body: &Value) -> Response {
+        let fields = [
+            ("X-API-Key", self.joining.as_str()),
+            ("X-Node-Token", token),
+        ];
+        self.send("POST", "/api/nodes", &fields, Some(body))
     }
 
     #[track_caller]

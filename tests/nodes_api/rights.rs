@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Desk, Driver, on_both_drivers};
+use crate::support::{Desk, Driver, Response, on_both_drivers};
 use crate::{Api, Joined, config, refusal, value};
 
 #[test]
@@ -80,6 +80,64 @@ fn a_heartbeat_needs_the_token_of_its_node_and_a_new_registration_replaces_it() 
         assert_eq!(view["models"], json!(["m", "more"]));
         assert_eq!(view["slots_total"], 7);
     });
+}
+
+#[test]
+fn who_has_no_token_learns_nothing_from_a_heartbeat() {
+    let desk = Desk::start();
+    let api = Api::start(config(Driver::Epoll).node("file", desk.node()));
+    let joined = api.join("n", desk.node(), 2);
+    let unknown = match joined.id.as_str() {
+        "0000000000000001" => "0000000000000002",
+        _ => "0000000000000001",
+    };
+    let bodies = [
+        json!({"cpu_usage": 1, "memory_usage": 1}),
+        json!({"cpu_usage": 101, "memory_usage": 1}),
+        json!({"no": "field"}),
+        json!([]),
+    ];
+    let beat = |id: &str, token: &[(&str, &str)], body: Option<&Value>| {
+        api.send("POST", &format!("/api/nodes/{id}/heartbeat"), token, body)
+    };
+    let ids = [
+        &joined.id,
+        unknown,
+        "config-file",
+        "config-none",
+        "x",
+        "%00",
+    ];
+    let tokens = ["x", "", joined.token.as_str()];
+    let told = |response: &Response| (response.status, response.text().to_owned());
+    let expected = told(&beat(
+        &joined.id,
+        &[("X-Node-Token", "x")],
+        Some(&bodies[0]),
+    ));
+    assert_eq!(expected.0, 401);
+    for id in ids {
+        for token in tokens {
+            if id == joined.id && token == joined.token {
+                continue;
+            }
+            for body in bodies.iter().map(Some).chain([None]) {
+                let response = beat(id, &[("X-Node-Token", token)], body);
+                assert_eq!(told(&response), expected, "{id} {body:?}");
+            }
+        }
+        let response = beat(id, &[], Some(&bodies[0]));
+        assert_eq!(told(&response), expected, "{id}");
+    }
+    // Who has it is told what is wrong.
+    let own = [("X-Node-Token", joined.token.as_str())];
+    let message = refusal(
+        &beat(&joined.id, &own, Some(&bodies[1])),
+        400,
+        "invalid_field",
+    );
+    assert!(message.starts_with("`cpu_usage`"), "{message}");
+    refusal(&beat(&joined.id, &own, None), 400, "invalid_json");
 }
 
 #[test]

@@ -162,8 +162,9 @@ def main():
         status, keys = router.get("/api/keys")
         check("the key still opens the API", status == 200)
         check("keys were made", status == 200 and len(keys["keys"]) > 1)
-        status, nodes = router.get("/api/nodes")
-        check("nodes were registered", status == 200 and len(nodes["nodes"]) > 1)
+        # Whether one is left is chance: it also removes nodes whose ids it has seen.
+        log = router.log.read_text(errors="replace")
+        check("nodes were registered", " has registered" in log)
         report.unlink(missing_ok=True)
         tested, bad = ask(router, report, 10, "--include-operation-id", REVOKING)
         passed += len(tested) - bad

@@ -9,11 +9,12 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Secret;
+use crate::auth::key::KeyHash;
 use crate::config::{
     BaseUrl, CONCURRENCY_MAX, CREDENTIAL_BYTES_MAX, MODEL_NAME_BYTES_MAX, MODELS_PER_NODE_MAX,
     NODE_NAME_BYTES_MAX, NodeConfig, WEIGHT_MAX, is_credential, is_model_name, is_node_name,
 };
-use crate::control::nodes::{Heartbeat, NodeChange, NodeRef, NodeView, NodesError};
+use crate::control::nodes::{Claim, Heartbeat, NodeChange, NodeRef, NodeView, NodesError};
 use crate::openai::ApiError;
 use crate::proxy::Change;
 
@@ -25,7 +26,9 @@ struct NewBody {
     name: String,
     base_url: String,
     models: Option<Vec<String>>,
-    api_key: Option<String>,
+    /// Told apart from `null`: see [`Claim`].
+    #[serde(default, deserialize_with = "given")]
+    api_key: Option<Option<String>>,
     max_concurrency: Option<Slots>,
     weight: Option<u32>,
 }
@@ -90,11 +93,16 @@ pub(super) fn get(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError>
     Reply::json(&context.nodes.get(&named(call)?).map_err(refused)?)
 }
 
-/// `POST /api/nodes`: 201, or 200 for a node that registers again.
+/// `POST /api/nodes`: 201, or 200 for a node that registers again, which needs its token at another address.
 pub(super) fn register(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
-    let settings = call.json::<NewBody>()?.checked()?;
+    let body = call.json::<NewBody>()?;
+    let claim = Claim {
+        token: node_token(call).map(KeyHash::of),
+        names_credential: body.api_key.is_some(),
+    };
+    let settings = body.checked()?;
     let _change = begin_change(context)?;
-    let registered = context.nodes.register(settings).map_err(refused)?;
+    let registered = context.nodes.register(settings, claim).map_err(refused)?;
     let status = match registered.is_new {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
@@ -133,16 +141,22 @@ pub(super) fn enable(context: &Context, call: &Call<'_>) -> Result<Reply, ApiErr
     set_drained(context, call, false)
 }
 
-/// `POST /api/nodes/{id}/heartbeat`. Nothing is written to disk.
+/// `POST /api/nodes/{id}/heartbeat`. Nothing is written to disk. Whoever has not the token of this very node is
+/// answered the same, whatever the id and the body are.
 pub(super) fn heartbeat(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
-    let token = &call.request.head.credentials.x_node_token;
-    let token = token.as_ref().ok_or_else(ApiError::not_authenticated)?;
-    let node = named(call)?;
+    let token = node_token(call).ok_or_else(ApiError::not_authenticated)?;
+    let node = NodeRef::parse(call.id).ok_or_else(ApiError::not_authenticated)?;
+    context.nodes.check_token(&node, token).map_err(refused)?;
     let report = call.json::<HeartbeatBody>()?.checked()?;
     let state = context.nodes.heartbeat(&node, token, report);
     Reply::json(&StateBody {
         state: state.map_err(refused)?,
     })
+}
+
+fn node_token<'c>(call: &'c Call<'_>) -> Option<&'c [u8]> {
+    let token = call.request.head.credentials.x_node_token.as_ref();
+    token.map(|token| token.as_slice())
 }
 
 fn set_drained(context: &Context, call: &Call<'_>, is_drained: bool) -> Result<Reply, ApiError> {
@@ -174,7 +188,7 @@ impl NewBody {
             name: self.name,
             base_url: base_url(&self.base_url)?,
             models: models(self.models.unwrap_or_default())?,
-            api_key: self.api_key.map(credential).transpose()?,
+            api_key: self.api_key.flatten().map(credential).transpose()?,
             max_concurrency: self.max_concurrency.and_then(|slots| slots.0),
             weight: weight(self.weight)?,
         })

@@ -1,7 +1,6 @@
 //! Where other threads ask about nodes and change them: each question is a task for the control thread, each
 //! lasting change is kept by the store first. One change is made at a time, from its check to its effect.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::telemetry::log;
 
 use super::member::{Heartbeat, Registration};
 use super::tasks::{Plan, of_store};
-use super::{NodeRef, NodeView, Nodes, Watch};
+use super::{NodeRef, NodeView, Nodes, OwnMarks, Watch};
 
 /// Work for the control thread, which tells it the time.
 type Task = Box<dyn FnOnce(&mut Nodes, Duration) + Send>;
@@ -32,8 +31,7 @@ pub(in crate::control) type Tasks = Receiver<Task>;
 pub(in crate::control) struct NodeDesk {
     tasks: Sender<Task>,
     store: Store,
-    /// Where the router listens.
-    listener: SocketAddr,
+    own: OwnMarks,
     /// Holds one token while a change is under way.
     changing: (Sender<()>, Receiver<()>),
     /// Holds one for each name that is being resolved.
@@ -69,6 +67,15 @@ pub(in crate::control) enum NodesError {
     Address(AddressError),
 }
 
+/// What a registration says besides the settings.
+#[derive(Clone, Copy)]
+pub(in crate::control) struct Claim {
+    /// Of the token it shows: whoever has the node's own may bring it to another address.
+    pub(in crate::control) token: Option<KeyHash>,
+    /// It says what the node's credential is, or that there is none.
+    pub(in crate::control) names_credential: bool,
+}
+
 /// A node that has just registered.
 pub(in crate::control) struct NewNode {
     pub(in crate::control) view: NodeView,
@@ -99,12 +106,12 @@ impl Drop for Changing<'_> {
 
 impl NodeDesk {
     /// A desk, and where its tasks arrive.
-    pub(in crate::control) fn new(store: Store, listener: SocketAddr) -> (Self, Tasks) {
+    pub(in crate::control) fn new(store: Store, own: OwnMarks) -> (Self, Tasks) {
         let (tasks, arriving) = bounded(TASKS_MAX);
         let desk = Self {
             tasks,
             store,
-            listener,
+            own,
             changing: bounded(1),
             resolving: bounded(RESOLVERS_MAX),
             is_behind: Arc::default(),
@@ -121,13 +128,17 @@ impl NodeDesk {
         self.ask(move |nodes, _| nodes.get(&node))?
     }
 
-    /// Registers a node, or takes in one that registers again at the same address: it gets a new token, and
-    /// what it says now counts.
-    pub(in crate::control) fn register(&self, settings: NodeConfig) -> Result<NewNode, NodesError> {
+    /// Registers a node, or takes in one that registers again, at the same address or with its token: it gets a
+    /// new token, and what it says now counts.
+    pub(in crate::control) fn register(
+        &self,
+        settings: NodeConfig,
+        claim: Claim,
+    ) -> Result<NewNode, NodesError> {
         self.check_address(&settings.base_url)?;
         let _changing = self.change_alone()?;
         let planned = settings.clone();
-        let plan = self.ask(move |nodes, _| nodes.plan(&planned))??;
+        let plan = self.ask(move |nodes, _| nodes.plan(&planned, claim))??;
         let token = new_token()?;
         let token_digest = KeyHash::of(token.expose().as_bytes());
         let (stored, is_new) = match plan {
@@ -171,7 +182,9 @@ impl NodeDesk {
         // The address was valid when it was taken in.
         let (registration, mut settings) = of_store(known).ok_or(NodesError::NotFound)?;
         let has_credential = settings.api_key.is_some() || registration.lost_credential;
-        if change.leaves_for_elsewhere(&settings.base_url) && keeps_lost && has_credential {
+        let new = change.base_url.as_ref();
+        let leaves = new.is_some_and(|new| leaves_for_elsewhere(new, &settings.base_url));
+        if leaves && keeps_lost && has_credential {
             return Err(NodesError::CredentialNeeded);
         }
         change.apply_to(&mut settings);
@@ -209,6 +222,16 @@ impl NodeDesk {
         Ok(view)
     }
 
+    /// Whether this is the node's token: else [`NodesError::WrongToken`], also if there is no such node.
+    pub(in crate::control) fn check_token(
+        &self,
+        node: &NodeRef,
+        token: &[u8],
+    ) -> Result<(), NodesError> {
+        let (node, token) = (node.clone(), KeyHash::of(token));
+        self.ask(move |nodes, _| nodes.check_token(&node, token).map(drop))?
+    }
+
     /// Takes in what a node reports about itself; returns its state.
     pub(in crate::control) fn heartbeat(
         &self,
@@ -233,7 +256,7 @@ impl NodeDesk {
         &self,
         config: Arc<Config>,
     ) -> Result<Result<(), Vec<String>>, NodesError> {
-        let watch = Watch::of(&config, self.listener);
+        let watch = Watch::of(&config, &self.own);
         let _changing = self.change_alone()?;
         let replaced = self.ask(move |nodes, now| nodes.replace_configured(&config, watch, now))?;
         if replaced.is_ok() {
@@ -413,12 +436,9 @@ impl NodeDesk {
     }
 }
 
-impl NodeChange {
-    /// Whether the node would be reached at another host or port.
-    fn leaves_for_elsewhere(&self, known: &BaseUrl) -> bool {
-        let new = self.base_url.as_ref();
-        new.is_some_and(|new| new.authority() != known.authority() || new.port() != known.port())
-    }
+/// Whether a node that was `known` here would be reached at another host or port.
+pub(super) fn leaves_for_elsewhere(new: &BaseUrl, known: &BaseUrl) -> bool {
+    new.authority() != known.authority() || new.port() != known.port()
 }
 
 impl NodesError {

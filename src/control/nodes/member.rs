@@ -52,9 +52,9 @@ pub(super) struct Registration {
 /// What probes found out.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The last addresses that answered; before, the literal one of the base URL.
+    /// Where requests go, as the last good answer said; before, the literal address of the base URL.
     pub(super) addresses: Vec<SocketAddr>,
-    /// Whether they have answered.
+    /// Whether there was a good answer.
     is_proven: bool,
     /// Models the node itself names; used where none are set.
     models: Vec<Box<str>>,
@@ -132,6 +132,7 @@ impl Member {
             serial: self.serial,
             base_url: self.settings.base_url.clone(),
             api_key: self.settings.api_key.clone(),
+            token: watch.token.clone(),
             rules: match self.origin {
                 Origin::File => None,
                 Origin::Registered(_) => Some(watch.rules.clone()),
@@ -147,14 +148,14 @@ impl Member {
         }
     }
 
-    /// Takes in a good answer from `addresses`; `true` if the table has to follow.
-    pub(super) fn answered(&mut self, addresses: Vec<SocketAddr>, answer: Answer) -> bool {
+    /// Takes in a good answer; `true` if the table has to follow.
+    pub(super) fn answered(&mut self, answer: Answer) -> bool {
         let is_auto = self.settings.max_concurrency.is_none();
         let found = &mut self.found;
         let mut has_changed = false;
         found.is_proven = true;
-        if !same_members(&addresses, &found.addresses) {
-            found.addresses = addresses;
+        if !same_members(&answer.addresses, &found.addresses) {
+            found.addresses = answer.addresses;
             has_changed = true;
         }
         if self.settings.models.is_empty() && found.models != answer.models {

@@ -9,6 +9,7 @@ mod tasks;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::nodes::{
     AliasSpec, EventTime, HealthBoard, HealthEvent, HealthTiming, Node, NodeDirectory, NodeId,
     NodeSpec, NodeState, NodeTable, Transition,
 };
+use crate::proxy::ProbeToken;
 use crate::runtime::clock;
 use crate::telemetry::log;
 
@@ -25,7 +27,7 @@ use super::probe::{Outcome, PROBERS_MAX, Probe, RegistrationRules};
 
 use member::{LastProbe, Member, Origin, Registration};
 
-pub(super) use desk::{Kept, NodeChange, NodeDesk, NodesError, Tasks};
+pub(super) use desk::{Claim, Kept, NodeChange, NodeDesk, NodesError, Tasks};
 pub(super) use member::Heartbeat;
 pub(super) use name::NodeRef;
 pub(super) use view::NodeView;
@@ -61,6 +63,16 @@ pub(in crate::control) struct Watch {
     timing: HealthTiming,
     probe_timeout: Duration,
     rules: Arc<RegistrationRules>,
+    token: ProbeToken,
+}
+
+/// By what this router is known among its nodes.
+#[derive(Clone)]
+pub(in crate::control) struct OwnMarks {
+    /// Where it listens.
+    pub(in crate::control) listener: SocketAddr,
+    /// What its probes carry.
+    pub(in crate::control) token: ProbeToken,
 }
 
 impl Nodes {
@@ -178,8 +190,7 @@ impl Nodes {
         });
         let event = match outcome.answer {
             Ok(answer) => {
-                let addresses = outcome.addresses.unwrap_or_default();
-                self.is_stale |= member.answered(addresses, answer);
+                self.is_stale |= member.answered(answer);
                 HealthEvent::ProbeSucceeded
             }
             Err(error) => member.failed(error),
@@ -330,8 +341,8 @@ impl Nodes {
 }
 
 impl Watch {
-    /// As the configuration says, for a router that listens at `listener`.
-    pub(super) fn of(config: &Config, listener: std::net::SocketAddr) -> Self {
+    /// As the configuration says, for this router.
+    pub(super) fn of(config: &Config, own: &OwnMarks) -> Self {
         Self {
             timing: HealthTiming {
                 probe_interval: config.health.probe_interval,
@@ -340,8 +351,9 @@ impl Watch {
             probe_timeout: config.health.probe_timeout,
             rules: Arc::new(RegistrationRules {
                 networks: config.registration.allowed_networks.clone(),
-                listener,
+                listener: own.listener,
             }),
+            token: own.token.clone(),
         }
     }
 }

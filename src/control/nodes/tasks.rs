@@ -11,7 +11,7 @@ use crate::runtime::clock;
 use crate::store::{Credential, StoredNode};
 use crate::telemetry::log;
 
-use super::desk::{Kept, NodesError};
+use super::desk::{Claim, Kept, NodesError, leaves_for_elsewhere};
 use super::member::{Heartbeat, Member, Origin, Registration};
 use super::{NodeRef, NodeView, Nodes, Watch, alias_spec};
 
@@ -20,7 +20,7 @@ use super::{NodeRef, NodeView, Nodes, Watch, alias_spec};
 pub(super) enum Plan {
     /// The name is free.
     New,
-    /// A node of this name is registered at this address: it comes again.
+    /// A node of this name is registered at this address, or shows its token: it comes again.
     Again(StoredNode),
 }
 
@@ -38,14 +38,10 @@ impl Nodes {
     }
 
     /// What registering a node with these settings would be.
-    pub(super) fn plan(&self, settings: &NodeConfig) -> Result<Plan, NodesError> {
+    pub(super) fn plan(&self, settings: &NodeConfig, claim: Claim) -> Result<Plan, NodesError> {
         let known = self.by_name.get(settings.name.as_str());
         match known.and_then(|serial| self.members.get(serial)) {
-            Some(member) if member.settings.base_url == settings.base_url => {
-                let known = member.stored().ok_or(NodesError::NameTaken)?;
-                Ok(Plan::Again(known))
-            }
-            Some(_) => Err(NodesError::NameTaken),
+            Some(member) => member.planned_again(settings, claim),
             None if !self.is_restored => Err(NodesError::StoreUnavailable),
             None if self.members.len() >= NODES_MAX => Err(NodesError::TooMany),
             None => Ok(Plan::New),
@@ -125,6 +121,20 @@ impl Nodes {
         self.get(node)
     }
 
+    /// The serial of the node that has this token. An unknown node is answered as a wrong token is: an id is
+    /// not to be found out by trying.
+    pub(super) fn check_token(&self, node: &NodeRef, token: KeyHash) -> Result<u64, NodesError> {
+        let member = match self.find_or_say(node) {
+            Err(NodesError::NotFound) => return Err(NodesError::WrongToken),
+            found => found?,
+        };
+        // In constant time; a node of the file has no token, so nothing is the right one.
+        match member.token() {
+            Some(own) if *own == token => Ok(member.serial),
+            _ => Err(NodesError::WrongToken),
+        }
+    }
+
     /// Takes in what a node reports about itself; returns its state.
     pub(super) fn heartbeat(
         &mut self,
@@ -133,12 +143,7 @@ impl Nodes {
         report: Heartbeat,
         now: Duration,
     ) -> Result<&'static str, NodesError> {
-        let member = self.find_or_say(node)?;
-        // In constant time; a node of the file has no token, so nothing is the right one.
-        if member.token().is_none_or(|own| *own != token) {
-            return Err(NodesError::WrongToken);
-        }
-        let serial = member.serial;
+        let serial = self.check_token(node, token)?;
         let initializing = report.initializing;
         if let Some(member) = self.members.get_mut(&serial) {
             member.heartbeat = Some((clock::unix_secs(), report));
@@ -267,6 +272,24 @@ impl Nodes {
 }
 
 impl Member {
+    /// What it comes to if this node registers again, or another one under its name.
+    fn planned_again(&self, settings: &NodeConfig, claim: Claim) -> Result<Plan, NodesError> {
+        let known = self.stored().ok_or(NodesError::NameTaken)?;
+        let (there, here) = (&settings.base_url, &self.settings.base_url);
+        if there == here {
+            return Ok(Plan::Again(known));
+        }
+        // In constant time; a wrong token is no better than none.
+        if claim.token.is_none_or(|token| token != known.token_digest) {
+            return Err(NodesError::NameTaken);
+        }
+        let has_credential = known.api_key != Credential::None;
+        match leaves_for_elsewhere(there, here) && has_credential && !claim.names_credential {
+            true => Err(NodesError::CredentialNeeded),
+            false => Ok(Plan::Again(known)),
+        }
+    }
+
     fn stored(&self) -> Option<StoredNode> {
         let Origin::Registered(registration) = &self.origin else {
             return None;

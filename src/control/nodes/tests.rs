@@ -37,6 +37,14 @@ fn registration(id: u64) -> Registration {
     }
 }
 
+/// A registration that shows the token of this node, and says nothing about the credential.
+fn claim(id: Option<u64>) -> Claim {
+    Claim {
+        token: id.map(token),
+        names_credential: false,
+    }
+}
+
 fn token(id: u64) -> KeyHash {
     KeyHash::of(format!("token {id}").as_bytes())
 }
@@ -56,7 +64,11 @@ fn stored(id: u64, name: &str, port: u16) -> StoredNode {
 }
 
 fn watch(config: &Config) -> Watch {
-    Watch::of(config, "127.0.0.1:8080".parse().unwrap())
+    let own = OwnMarks {
+        listener: "127.0.0.1:8080".parse().unwrap(),
+        token: ProbeToken::random().unwrap(),
+    };
+    Watch::of(config, &own)
 }
 
 fn config(nodes: &[NodeConfig]) -> Config {
@@ -106,7 +118,6 @@ impl Case {
             for probe in taken {
                 self.nodes.probed(Outcome {
                     serial: probe.serial,
-                    addresses: Some(vec![address(probe.base_url.port())]),
                     answer: answer(probe.base_url.port()),
                 });
             }
@@ -140,8 +151,9 @@ fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn good(_: u16) -> Result<Answer, ProbeError> {
+fn good(port: u16) -> Result<Answer, ProbeError> {
     Ok(Answer {
+        addresses: vec![address(port)],
         latency: Duration::from_millis(2),
         models: vec!["m".into()],
         engine: Engine::LlamaCpp,
@@ -209,7 +221,7 @@ fn a_registered_node_is_pending_until_a_probe_has_succeeded() {
 fn names_are_unique_over_both_kinds_of_nodes() {
     let mut case = Case::new(&[settings("file", 1)]);
     case.register(7, settings("own", 2)).unwrap();
-    let plan = |case: &Case, name: &str, port| case.nodes.plan(&settings(name, port));
+    let plan = |case: &Case, name: &str, port| case.nodes.plan(&settings(name, port), claim(None));
     assert!(matches!(plan(&case, "new", 9), Ok(Plan::New)));
     assert!(matches!(plan(&case, "own", 2), Ok(Plan::Again(_))));
     for (name, port) in [("own", 9), ("file", 1), ("file", 9)] {
@@ -230,11 +242,51 @@ fn names_are_unique_over_both_kinds_of_nodes() {
 }
 
 #[test]
+fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credential() {
+    let mut case = Case::new(&[settings("file", 1)]);
+    case.register(7, settings("own", 2)).unwrap();
+    let mut secret = settings("secret", 3);
+    secret.api_key = Some(Secret::new("k".to_owned()));
+    case.register(8, secret).unwrap();
+    let mut lost = registration(9);
+    lost.lost_credential = true;
+    let admitted = case.nodes.admit(lost, settings("lost", 4), case.now);
+    assert!(admitted.is_ok());
+    let plan = |name: &str, url: &str, claim| {
+        let mut settings = settings(name, 1);
+        settings.base_url = BaseUrl::parse(url).unwrap();
+        case.nodes.plan(&settings, claim)
+    };
+    let there = "http://127.0.0.1:9";
+    let known = match plan("own", there, claim(Some(7))) {
+        Ok(Plan::Again(known)) => known,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((known.id, known.created_at), (7, 17));
+    for (name, shown) in [("own", Some(8)), ("own", None), ("file", Some(7))] {
+        let refused = plan(name, there, claim(shown)).unwrap_err();
+        assert_eq!(refused, NodesError::NameTaken);
+    }
+    for (name, id) in [("secret", 8), ("lost", 9)] {
+        let refused = plan(name, there, claim(Some(id))).unwrap_err();
+        assert_eq!(refused, NodesError::CredentialNeeded);
+        let named = Claim {
+            names_credential: true,
+            ..claim(Some(id))
+        };
+        assert!(matches!(plan(name, there, named), Ok(Plan::Again(_))));
+    }
+    // Another path of the same place is no other place.
+    let below = plan("secret", "http://127.0.0.1:3/below", claim(Some(8)));
+    assert!(matches!(below, Ok(Plan::Again(_))));
+}
+
+#[test]
 fn nothing_is_registered_before_the_store_was_read() {
     let config = config(&[]);
     let directory = Arc::new(NodeDirectory::default());
     let nodes = Nodes::new(&config, watch(&config), directory);
-    let plan = nodes.plan(&settings("a", 1));
+    let plan = nodes.plan(&settings("a", 1), claim(None));
     assert_eq!(plan.unwrap_err(), NodesError::StoreUnavailable);
     // Nor is a node that may have registered before told that there is none.
     let unknown = nodes.get(&NodeRef::Registered(7));
@@ -293,7 +345,6 @@ fn a_node_that_moves_has_to_prove_itself_again_and_old_answers_do_not_count() {
     assert_eq!(case.state("r"), "pending");
     case.nodes.probed(Outcome {
         serial: under_way[0].serial,
-        addresses: Some(vec![address(1)]),
         answer: good(1),
     });
     case.nodes.settle(case.now);
@@ -369,7 +420,8 @@ fn a_removed_node_is_gone_at_once_and_its_name_is_free() {
     assert!(case.nodes.remove(7, case.now).is_ok());
     assert!(case.directory.snapshot().node("r").is_none());
     assert_eq!(case.nodes.remove(7, case.now), Err(NodesError::NotFound));
-    assert!(matches!(case.nodes.plan(&settings("r", 2)), Ok(Plan::New)));
+    let plan = case.nodes.plan(&settings("r", 2), claim(None));
+    assert!(matches!(plan, Ok(Plan::New)));
 }
 
 #[test]
@@ -465,7 +517,6 @@ fn a_thousand_nodes_that_fall_silent_are_offline_within_a_minute_and_the_others_
             }
             case.nodes.probed(Outcome {
                 serial,
-                addresses: Some(vec![address(port)]),
                 answer: if port == 1 { good(port) } else { dead(port) },
             });
         }

@@ -109,6 +109,7 @@ pub(super) fn read_models(body: &mut [u8]) -> Option<ModelList> {
     struct List {
         // Ollama writes null when it has no model.
         data: Option<Vec<Model>>,
+        object: Option<String>,
     }
     #[derive(Deserialize)]
     struct Model {
@@ -117,7 +118,12 @@ pub(super) fn read_models(body: &mut [u8]) -> Option<ModelList> {
         owned_by: Option<String>,
     }
     let list: List = simd_json::serde::from_slice(body).ok()?;
-    let models = list.data.unwrap_or_default();
+    let models = match list.data {
+        Some(models) => models,
+        // Else every other document would be a list without models.
+        None if list.object.as_deref() == Some("list") => Vec::new(),
+        None => return None,
+    };
     let owners = models.iter().filter_map(|model| model.owned_by.as_deref());
     let engine = owners.filter_map(Engine::of_owner).next();
     let usable = models
@@ -242,6 +248,9 @@ mod tests {
             "",
             "nope",
             "[]",
+            "{}",
+            r#"{"object":"page"}"#,
+            r#"{"data":null}"#,
             r#"{"data":[{"name":"a"}]}"#,
             r#"{"data":{}}"#,
         ] {

@@ -10,15 +10,20 @@ use crate::http1::{
     ChunkedDecoder, HeadLimits, HeadScan, HeadWriter, Method, Parsed, Passing, ResponseBody,
     parse_response,
 };
+use crate::proxy::ProbeToken;
 
 use super::ProbeError;
 
-/// Whom questions go to, and until when answers are waited for.
+/// Whom questions go to, and until when answers are waited for. All go to one address, so that what is known
+/// after the last one is known of that address.
 pub(super) struct Asker<'a> {
-    pub(super) base_url: &'a BaseUrl,
-    /// Checked.
-    pub(super) addresses: &'a [SocketAddr],
-    pub(super) until: Instant,
+    base_url: &'a BaseUrl,
+    /// Tells this router that it is the one which asks.
+    token: &'a ProbeToken,
+    address: SocketAddr,
+    until: Instant,
+    /// To the address, for the first question.
+    socket: Option<TcpStream>,
 }
 
 /// A `GET`.
@@ -31,17 +36,44 @@ pub(super) struct Question<'a> {
     pub(super) wants_body: bool,
 }
 
-impl Asker<'_> {
-    /// Asks the first address that can be connected to.
-    pub(super) fn ask(&self, question: Question<'_>) -> Result<(u16, Vec<u8>), ProbeError> {
+impl<'a> Asker<'a> {
+    /// Connects to the first of the addresses, all of them checked, that can be connected to.
+    pub(super) fn reach(
+        base_url: &'a BaseUrl,
+        token: &'a ProbeToken,
+        addresses: &[SocketAddr],
+        until: Instant,
+    ) -> Result<Self, ProbeError> {
         let mut last = ProbeError::Connect;
-        for (index, address) in self.addresses.iter().enumerate() {
-            match connect(*address, self.until, self.addresses.len() - index) {
-                Ok(socket) => return self.converse(socket, question),
+        for (index, address) in addresses.iter().enumerate() {
+            match connect(*address, until, addresses.len() - index) {
+                Ok(socket) => {
+                    return Ok(Self {
+                        base_url,
+                        token,
+                        address: *address,
+                        until,
+                        socket: Some(socket),
+                    });
+                }
                 Err(error) => last = ProbeError::of_connect(&error),
             }
         }
         Err(last)
+    }
+
+    /// Whom it has reached.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn ask(&mut self, question: Question<'_>) -> Result<(u16, Vec<u8>), ProbeError> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => connect(self.address, self.until, 1)
+                .map_err(|error| ProbeError::of_connect(&error))?,
+        };
+        self.converse(socket, question)
     }
 
     fn converse(
@@ -65,6 +97,7 @@ impl Asker<'_> {
             );
         }
         writer
+            .field(ProbeToken::FIELD, self.token.as_bytes())
             .field("Accept", b"application/json")
             .field("Connection", b"close")
             .end();

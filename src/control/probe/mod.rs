@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! resolve and check the addresses          address.rs
+//!   ─ connect to one of them               http.rs     those that have answered before come first
 //!   ─ GET {base}/v1/models                 http.rs     without the credential as long as the address is
 //!                                                      unproven; again with it when the node demands one
 //!   ─ which engine, how many slots         engine.rs   once per life of the node's process
@@ -9,6 +10,17 @@
 //!
 //! Bounded in time and bytes, follows no redirect, and connects only to addresses that were checked
 //! after resolving. While a name cannot be resolved, the addresses that answered last are asked again.
+//!
+//! A registered node has to list its models before it is put into service, also if they are given: else
+//! whatever answers inside the network could be made a node by whoever may register one, and be read and
+//! written to. What is asked of an address that was proven so, and of a node of the file, is only that it
+//! answers below 500.
+//!
+//! A good answer speaks for the address it came from and for no other one. The node table gets that address
+//! alone if the node was registered: whoever owns its name may let it point at others that were never asked.
+//! The next probe asks there first, so the address changes only when it cannot be connected to any more, and
+//! connections to it are kept until then. Of a node of the file all addresses are used, in the resolver's order:
+//! its operator vouches for the name.
 
 mod address;
 mod engine;
@@ -22,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{BaseUrl, Secret};
+use crate::proxy::ProbeToken;
 
 use address::permitted;
 use engine::{is_ollama_version, read_models};
@@ -37,6 +50,8 @@ pub(super) struct Probe {
     pub(super) serial: u64,
     pub(super) base_url: BaseUrl,
     pub(super) api_key: Option<Secret>,
+    /// Sent along: see [`ProbeToken`].
+    pub(super) token: ProbeToken,
     /// What its addresses must comply with, beyond what holds for every node; `None` for a node of the file,
     /// whose operator vouches for it.
     pub(super) rules: Option<Arc<RegistrationRules>>,
@@ -55,12 +70,12 @@ pub(super) struct Probe {
 /// What came of a probe.
 pub(super) struct Outcome {
     pub(super) serial: u64,
-    /// The node's addresses; `None` if they could not be found out.
-    pub(super) addresses: Option<Vec<SocketAddr>>,
     pub(super) answer: Result<Answer, ProbeError>,
 }
 
 pub(super) struct Answer {
+    /// Where requests may go.
+    pub(super) addresses: Vec<SocketAddr>,
     /// From connecting to the end of the answer that counts.
     pub(super) latency: Duration,
     /// The models the node names, sorted; empty if it was not asked for them.
@@ -83,6 +98,8 @@ pub(super) enum ProbeError {
     BadAnswer,
     TooLong,
     ServerError,
+    /// It is this router that has answered.
+    OwnRouter,
     NotAuthorized,
     NoModelList,
 }
@@ -95,35 +112,35 @@ fn carry_out(probe: Probe) -> Outcome {
         Err(AddressError::Unresolved) => permitted(probe.proven.clone(), rules),
         resolved => resolved,
     };
-    let addresses = resolved.as_ref().ok().cloned();
     let answer = resolved
         .map_err(ProbeError::Address)
-        .and_then(|addresses| ask(&probe, &addresses));
+        .and_then(|addresses| ask(&probe, addresses));
     Outcome {
         serial: probe.serial,
-        addresses,
         answer,
     }
 }
 
-fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
+fn ask(probe: &Probe, mut addresses: Vec<SocketAddr>) -> Result<Answer, ProbeError> {
     let began = Instant::now();
-    let asker = Asker {
-        base_url: &probe.base_url,
-        addresses,
-        until: began + probe.timeout,
-    };
-    let is_proven = probe.rules.is_none()
-        || addresses
-            .iter()
-            .all(|address| probe.proven.contains(address));
+    let is_registered = probe.rules.is_some();
+    if is_registered {
+        addresses.sort_by_key(|address| !probe.proven.contains(address));
+    }
+    let until = began + probe.timeout;
+    let mut asker = Asker::reach(&probe.base_url, &probe.token, &addresses, until)?;
+    if is_registered {
+        addresses = vec![asker.address()];
+    }
+    let is_proven = !is_registered || probe.proven.contains(&asker.address());
+    let needs_list = probe.needs_models || !is_proven;
     let known = probe.api_key.as_ref();
     let question = Question {
-        path: MODELS_PATH,
+        path: ProbeToken::PATH,
         query: None,
         credential: known.filter(|_| is_proven),
         // Of a node whose models are configured only the status counts, once its engine is known.
-        wants_body: probe.needs_models || probe.engine.is_none(),
+        wants_body: needs_list || probe.engine.is_none(),
     };
     let (mut status, mut body) = asker.ask(question)?;
     // Somebody speaks HTTP at the checked address and asks for what belongs there.
@@ -139,27 +156,31 @@ fn ask(probe: &Probe, addresses: &[SocketAddr]) -> Result<Answer, ProbeError> {
         200 => read_models(&mut body),
         _ => None,
     };
-    let models = match (probe.needs_models, status, &list) {
-        (_, 500.., _) => return Err(ProbeError::ServerError),
-        (true, _, Some(list)) => list.ids.clone(),
-        (true, 401 | 403, None) => return Err(ProbeError::NotAuthorized),
-        (true, _, None) => return Err(ProbeError::NoModelList),
+    match (status, &list) {
+        (508, _) => return Err(ProbeError::OwnRouter),
+        (500.., _) => return Err(ProbeError::ServerError),
+        (401 | 403, None) if needs_list => return Err(ProbeError::NotAuthorized),
+        (_, None) if needs_list => return Err(ProbeError::NoModelList),
         // It is there and minds its own business: an engine without this route still serves.
-        (false, _, _) => Vec::new(),
-    };
-    let named = list.and_then(|list| list.engine);
+        _ => {}
+    }
+    let (models, named) = list.map_or_else(Default::default, |list| (list.ids, list.engine));
     let engine = probe.engine.or(named);
-    let engine = engine.unwrap_or_else(|| guess_engine(&asker, known));
+    let engine = engine.unwrap_or_else(|| guess_engine(&mut asker, known));
     Ok(Answer {
+        addresses,
         latency,
-        models,
+        models: match probe.needs_models {
+            true => models,
+            false => Vec::new(),
+        },
         engine,
-        slots: find_slots(probe, &asker, engine),
+        slots: find_slots(probe, &mut asker, engine),
     })
 }
 
 /// The engine of a node whose models do not say it. A node that does not know the question is as good as any.
-fn guess_engine(asker: &Asker<'_>, credential: Option<&Secret>) -> Engine {
+fn guess_engine(asker: &mut Asker<'_>, credential: Option<&Secret>) -> Engine {
     let answer = asker.ask(Question {
         path: "/api/version",
         query: None,
@@ -175,7 +196,7 @@ fn guess_engine(asker: &Asker<'_>, credential: Option<&Secret>) -> Engine {
     }
 }
 
-fn find_slots(probe: &Probe, asker: &Asker<'_>, engine: Engine) -> Option<u32> {
+fn find_slots(probe: &Probe, asker: &mut Asker<'_>, engine: Engine) -> Option<u32> {
     let questions = engine.slot_questions().iter().filter(|_| probe.needs_slots);
     questions
         .map(|question| {
@@ -222,6 +243,7 @@ impl ProbeError {
             Self::Closed => "the connection was closed",
             Self::BadAnswer => "the answer is not HTTP/1.1",
             Self::TooLong => "the answer is too long",
+            Self::OwnRouter => "it is this router itself",
             Self::ServerError => "the node answered with a server error",
             Self::NotAuthorized => "the node does not accept its api_key",
             Self::NoModelList => "the node does not list its models",
@@ -234,8 +256,6 @@ impl fmt::Display for ProbeError {
         f.write_str(self.as_str())
     }
 }
-
-const MODELS_PATH: &str = "/v1/models";
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +273,7 @@ mod tests {
             serial: 7,
             base_url: BaseUrl::parse(&format!("http://{address}/base")).unwrap(),
             api_key: None,
+            token: ProbeToken::random().unwrap(),
             rules: None,
             proven: Vec::new(),
             needs_models,
@@ -322,6 +343,7 @@ mod tests {
                 request.starts_with("GET /base/v1/models HTTP/1.1\r\n"),
                 "{request}"
             );
+            assert!(request.contains("\r\nX-LLM-Router-Probe: "), "{request}");
             let models = outcome.answer.ok().unwrap().models;
             assert_eq!(models, ["a".into(), "b".into()] as [Box<str>; 2]);
         }
@@ -333,9 +355,45 @@ mod tests {
         let error = probe_against(NOT_FOUND, true).1.answer.err();
         assert_eq!(error, Some(ProbeError::NoModelList));
         let broken = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+        let own = "HTTP/1.1 508 Loop Detected\r\nContent-Length: 0\r\n\r\n";
         for needs_models in [false, true] {
             let error = probe_against(broken, needs_models).1.answer.err();
             assert_eq!(error, Some(ProbeError::ServerError));
+            let error = probe_against(own, needs_models).1.answer.err();
+            assert_eq!(error, Some(ProbeError::OwnRouter));
+        }
+    }
+
+    #[test]
+    fn a_registered_node_lists_its_models_once_whether_they_are_given_or_not() {
+        let registered = |is_proven: bool, response: &str| {
+            let (_, outcome) = probe_with(&[response], |probe| {
+                probe.needs_models = false;
+                probe.rules = Some(Arc::new(RegistrationRules {
+                    networks: vec!["127.0.0.0/8".parse().unwrap()],
+                    listener: "127.0.0.1:1".parse().unwrap(),
+                }));
+                if is_proven {
+                    probe.proven = resolve(&probe.base_url, None).unwrap();
+                }
+            });
+            outcome.answer.map(|answer| answer.models)
+        };
+        let page = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>";
+        let moved = "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n";
+        let status = json(r#"{"status":"ok"}"#);
+        for (response, error) in [
+            (page, ProbeError::NoModelList),
+            (moved, ProbeError::NoModelList),
+            (NOT_FOUND, ProbeError::NoModelList),
+            (&status, ProbeError::NoModelList),
+            (UNAUTHORIZED, ProbeError::NotAuthorized),
+        ] {
+            assert_eq!(registered(false, response), Err(error), "{response}");
+            assert_eq!(registered(true, response), Ok(Vec::new()), "{response}");
+        }
+        for list in [r#"{"data":[]}"#, r#"{"object":"list","data":null}"#] {
+            assert_eq!(registered(false, &json(list)), Ok(Vec::new()));
         }
     }
 
@@ -375,16 +433,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_and_a_silent_node_fail_the_probe_but_keep_the_address() {
+    fn a_refused_connection_and_a_silent_node_fail_the_probe() {
         let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = refusing.local_addr().unwrap();
         drop(refusing);
         let outcome = carry_out(probe_of(address, true));
         assert_eq!(outcome.answer.err(), Some(ProbeError::Connect));
-        assert_eq!(
-            (outcome.serial, outcome.addresses),
-            (7, Some(vec![address]))
-        );
+        assert_eq!(outcome.serial, 7);
 
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let outcome = carry_out(probe_of(silent.local_addr().unwrap(), true));
@@ -420,8 +475,7 @@ mod tests {
             probe.proven = resolve(&probe.base_url, None).unwrap();
             probe.base_url = BaseUrl::parse("http://no-such-name.invalid:8000/base").unwrap();
         });
-        assert!(outcome.answer.is_ok());
-        assert_eq!(outcome.addresses.map(|found| found.len()), Some(1));
+        assert_eq!(outcome.answer.ok().unwrap().addresses.len(), 1);
 
         // Not if they are not permitted any more, or if there are none.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -440,6 +494,55 @@ mod tests {
         let error = carry_out(probe).answer.err();
         let unresolved = ProbeError::Address(AddressError::Unresolved);
         assert_eq!(error, Some(unresolved));
+    }
+
+    #[test]
+    fn an_answer_speaks_for_the_address_it_came_from_and_for_no_other() {
+        let list = json(r#"{"data":[{"id":"m"}]}"#);
+        let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dead = refusing.local_addr().unwrap();
+        drop(refusing);
+        let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [one, two] = [&first, &second].map(|listener| listener.local_addr().unwrap());
+        let rules = Arc::new(RegistrationRules {
+            networks: vec!["127.0.0.0/8".parse().unwrap()],
+            listener: "127.0.0.1:1".parse().unwrap(),
+        });
+        let asked = |listener: &TcpListener, addresses: [SocketAddr; 3], proven: &[SocketAddr]| {
+            let mut probe = probe_of(one, true);
+            probe.rules = Some(Arc::clone(&rules));
+            probe.api_key = Some(Secret::new("node-secret".to_owned()));
+            probe.proven = proven.to_vec();
+            thread::scope(|scope| {
+                let node = scope.spawn(|| {
+                    let (mut socket, _) = listener.accept().unwrap();
+                    let request = read_head(&mut socket);
+                    socket.write_all(list.as_bytes()).unwrap();
+                    request
+                });
+                let answer = ask(&probe, addresses.to_vec()).ok().unwrap();
+                let request = node.join().unwrap();
+                (answer.addresses, request.contains("Authorization"))
+            })
+        };
+        // The first that can be connected to; it is not trusted for the sake of another one.
+        let answer = asked(&first, [dead, one, two], &[dead]);
+        assert_eq!(answer, (vec![one], false));
+        // One that has answered stays, in whatever order the resolver tells them.
+        let answer = asked(&second, [one, dead, two], &[two]);
+        assert_eq!(answer, (vec![two], true));
+        // Of a node of the file all are used.
+        let mut probe = probe_of(one, false);
+        probe.proven = vec![two];
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut socket, _) = first.accept().unwrap();
+                read_head(&mut socket);
+                socket.write_all(list.as_bytes()).unwrap();
+            });
+            let answer = ask(&probe, vec![dead, one, two]).ok().unwrap();
+            assert_eq!(answer.addresses, [dead, one, two]);
+        });
     }
 
     #[test]
