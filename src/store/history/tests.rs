@@ -309,6 +309,8 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
         (query::COUNT, &[by_kind]),
         (query::IDS, &[by_id]),
         (query::IDS_OF_KIND, &[by_kind]),
+        (query::IDS_BEHIND, &[by_id]),
+        (query::IDS_OF_KIND_BEHIND, &[by_kind]),
         (
             query::ENTRY,
             &[
