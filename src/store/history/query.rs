@@ -191,7 +191,7 @@ impl Stretch {
     }
 
     /// If the page lies nearer to the beginning: how many come after it, and how many are on it.
-    fn from_behind(&self, limit: u64) -> Option<(u64, u64)> {
+    fn seen_from_behind(&self, limit: u64) -> Option<(u64, u64)> {
         let total = self.total?;
         let after = total.saturating_sub(self.skip + limit);
         (after < self.skip).then(|| (after, limit.min(total.saturating_sub(self.skip))))
@@ -377,7 +377,7 @@ impl<'a> Search<'a> {
     /// The ids on a page of `limit` requests.
     fn ids_in(&self, stretch: &Stretch, limit: u64) -> rusqlite::Result<Vec<i64>> {
         let Range { start, end } = stretch.ids;
-        let from_behind = stretch.from_behind(limit);
+        let from_behind = stretch.seen_from_behind(limit);
         let (skip, limit) = from_behind.unwrap_or((stretch.skip, limit));
         let (skip, limit) = (skip.cast_signed(), limit.cast_signed());
         let is_from_behind = from_behind.is_some();
