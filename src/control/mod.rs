@@ -12,7 +12,7 @@ mod reload;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,9 @@ use crate::nodes::NodeId;
 use crate::proxy::{ControlInbox, Shared};
 use crate::runtime::clock;
 use crate::store::Store;
-use crate::telemetry::{ProcessSample, log};
+use crate::telemetry::{ProcessSample, StoreHealth, log};
 
-use nodes::{Kept, NodeDesk, Nodes, OwnMarks, Tasks, Watch};
+use nodes::{Kept, Lag, NodeDesk, Nodes, OwnMarks, Tasks, Watch};
 use probe::Probers;
 
 pub use keys::{KeyFile, load_keys};
@@ -82,7 +82,7 @@ pub fn start(
     let thread = thread::Builder::new().name("control".to_owned());
     let (catch_up, behind) = bounded(1);
     let store = StoreWatch {
-        is_behind: desk.is_behind(),
+        lag: desk.lag(),
         catch_up,
     };
     thread.spawn(move || run(&shared, &key_file, &failing, &tasks, &store, nodes))?;
@@ -158,21 +158,21 @@ fn run(
             housekeeping_at = origin.elapsed() + HOUSEKEEPING;
             key_file.follow(&shared.keys);
             publish_process(shared);
-            store.look(shared.store.is_failing());
+            store.look(&shared.store);
         }
     }
 }
 
 /// Where the control thread has what the store lacks seen to, since it waits for nobody itself.
 struct StoreWatch {
-    is_behind: Arc<AtomicBool>,
+    lag: Arc<Lag>,
     catch_up: Sender<()>,
 }
 
 impl StoreWatch {
     /// A store that fails is left alone: whoever waits for it would hold up every other change.
-    fn look(&self, is_failing: bool) {
-        if self.is_behind.load(Ordering::Acquire) && !is_failing {
+    fn look(&self, health: &StoreHealth) {
+        if self.lag.is_there(health.files_begun_anew()) && !health.is_failing() {
             // A full channel: it is being seen to.
             let _ = self.catch_up.try_send(());
         }

@@ -17,7 +17,11 @@ use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 #[derive(Debug)]
 pub(super) struct Database {
     pub(super) connection: Connection,
-    identity: Identity,
+    pub(super) identity: Identity,
+    /// There was nothing in it before.
+    pub(super) is_new: bool,
+    /// The files SQLite keeps beside it, in the order of [`BESIDE`].
+    beside: [Option<Identity>; 2],
 }
 
 /// Why there is none.
@@ -36,7 +40,18 @@ pub(super) enum OpenError {
 }
 
 /// Device and inode of a file.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
+
+/// Where an open file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Where it belongs.
+    Own,
+    /// Moved, removed, or replaced: what is written to it is lost.
+    Elsewhere,
+    /// It cannot be told.
+    Unknown,
+}
 
 impl Database {
     /// Opens the database of a data directory, making both where they are missing.
@@ -47,23 +62,53 @@ impl Database {
             .mode(0o700)
             .create(directory)?;
         make_private(&path)?;
-        let identity = identity(&path)?;
+        let identity = identity_of(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(OPEN_BUSY_TIMEOUT)?;
-        check(&mut connection)?;
+        let is_new = check(&mut connection)?;
         switch_to_wal(&connection)?;
         configure(&connection)?;
         migrate(&mut connection, MIGRATIONS)?;
         Ok(Self {
             connection,
             identity,
+            is_new,
+            beside: BESIDE.map(|suffix| identity_of(&with_suffix(&path, suffix)).ok()),
         })
     }
 
-    /// Whether the file is still in its place: else what is written to it would be lost.
-    pub(super) fn is_in_place(&self, directory: &Path) -> bool {
-        identity(&file_path(directory)).is_ok_and(|found| found == self.identity)
+    /// Whether the file is still in its place.
+    pub(super) fn place(&self, directory: &Path) -> Place {
+        match identity_of(&file_path(directory)) {
+            Ok(found) if found == self.identity => Place::Own,
+            Ok(_) => Place::Elsewhere,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Place::Elsewhere,
+            Err(_) => Place::Unknown,
+        }
+    }
+
+    /// Closes it after it was taken away from the directory: what its log holds is moved into it, wherever it
+    /// is, and the log itself out of the way. SQLite would do neither, and the next file of this name would
+    /// be given what the log of this one holds.
+    pub(super) fn leave(self, directory: &Path, now_unix: u64) -> io::Result<()> {
+        let is_busy = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        let path = file_path(directory);
+        let left = directory.join(format!("{FILE_NAME}.left-{now_unix}"));
+        for (suffix, own) in BESIDE.iter().zip(self.beside) {
+            let beside = with_suffix(&path, suffix);
+            // Another process may have begun the next file already.
+            if own.is_none() || identity_of(&beside).ok() != own {
+                continue;
+            }
+            match is_busy {
+                Ok(false) => fs::remove_file(beside)?,
+                _ => fs::rename(beside, with_suffix(&left, suffix))?,
+            }
+        }
+        Ok(())
     }
 
     /// Closes it without moving what the log holds into the file.
@@ -80,7 +125,7 @@ pub(super) fn set_aside(directory: &Path, now_unix: u64) -> io::Result<PathBuf> 
     let path = file_path(directory);
     let aside = directory.join(format!("{FILE_NAME}.damaged-{now_unix}"));
     // Its log first: replayed into a new file of this name, it would damage that one.
-    for suffix in ["-wal", "-shm", ""] {
+    for suffix in BESIDE.into_iter().chain([""]) {
         let from = with_suffix(&path, suffix);
         match fs::rename(from, with_suffix(&aside, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -122,13 +167,13 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
-fn identity(path: &Path) -> io::Result<Identity> {
+fn identity_of(path: &Path) -> io::Result<Identity> {
     let metadata = fs::metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Refuses what is not ours, before anything is written to it.
-fn check(connection: &mut Connection) -> Result<(), OpenError> {
+/// Refuses what is not ours, before anything is written to it. Says whether it is empty.
+fn check(connection: &mut Connection) -> Result<bool, OpenError> {
     // One transaction, so that all three are of one moment: another process may be making the file.
     let moment = connection.transaction()?;
     let application: i32 = pragma(&moment, "application_id")?;
@@ -137,8 +182,8 @@ fn check(connection: &mut Connection) -> Result<(), OpenError> {
     let version: i32 = pragma(&moment, "user_version")?;
     match application {
         APPLICATION_ID if version > VERSION => Err(OpenError::Newer(version)),
-        APPLICATION_ID => Ok(()),
-        0 if objects == 0 && version == 0 => Ok(()),
+        APPLICATION_ID => Ok(false),
+        0 if objects == 0 && version == 0 => Ok(true),
         _ => Err(OpenError::Foreign),
     }
 }
@@ -231,6 +276,8 @@ impl fmt::Display for OpenError {
 }
 
 const FILE_NAME: &str = "llm-router.db";
+/// What SQLite appends to the name for its log and the index of it.
+const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// How long another process may keep it locked while it is being opened.
 const OPEN_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 const WAL_ATTEMPTS: u32 = 50;

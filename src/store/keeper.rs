@@ -10,13 +10,18 @@ use crate::runtime::clock;
 use crate::telemetry::{StoreHealth, log};
 
 use super::StoreError;
-use super::database::{Database, OpenError, file_path, is_damage, set_aside};
+use super::database::{Database, Identity, OpenError, Place, file_path, is_damage, set_aside};
+use super::rescue::Rescued;
 use super::seal::Sealer;
 
 /// The database of a data directory, open or about to be opened again.
 pub(super) struct Keeper {
     directory: PathBuf,
     database: Option<Database>,
+    /// The file that was open last.
+    file: Option<Identity>,
+    /// What was read of one that was left behind, to be written to the next one before anything else.
+    rescued: Option<Rescued>,
     sealer: Sealer,
     health: Arc<StoreHealth>,
     /// After a failure: nothing is tried before this.
@@ -41,6 +46,8 @@ impl Keeper {
         let mut keeper = Self {
             directory: directory.to_path_buf(),
             database: None,
+            file: None,
+            rescued: None,
             sealer: Sealer::new(directory),
             health,
             retry_at: None,
@@ -92,11 +99,14 @@ impl Keeper {
 
     /// Opens what is closed, and writes to what was not written to for a while.
     pub(super) fn look_after(&mut self, now: Instant) {
-        if let Some(database) = &self.database
-            && !database.is_in_place(&self.directory)
-        {
-            self.fail("its file is no longer in its place", None);
-            self.retry_at = None;
+        if let Some(database) = &self.database {
+            let place = database.place(&self.directory);
+            if place == Place::Elsewhere {
+                self.leave();
+            }
+            if place != Place::Own {
+                self.fail("its file is no longer in its place", None);
+            }
         }
         let is_due = now >= self.beat_at || self.health.is_failing();
         if is_due && self.retry_at.is_none_or(|retry_at| now >= retry_at) {
@@ -146,17 +156,25 @@ impl Keeper {
         {
             return Err(StoreError::Unavailable);
         }
-        let opened = match Database::open(&self.directory) {
+        let mut is_set_aside = false;
+        let taken_up = match self.take_up() {
             Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
                 self.move_away(&error.to_string());
-                Database::open(&self.directory)
+                is_set_aside = true;
+                self.take_up()
             }
-            opened => opened,
+            taken_up => taken_up,
         };
-        match opened {
+        match taken_up {
             Ok(database) => {
+                let is_other = |file: Identity| database.is_new || database.identity != file;
+                let is_other = self.file.is_some_and(is_other);
+                self.file = Some(database.identity);
                 self.database = Some(database);
                 self.retry_at = None;
+                if is_set_aside || is_other || self.rescued.is_some() {
+                    self.tell_begun_anew();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -164,6 +182,56 @@ impl Keeper {
                 Err(StoreError::Unavailable)
             }
         }
+    }
+
+    /// Opens the file; one that follows another gets what was read of that.
+    fn take_up(&self) -> Result<Database, OpenError> {
+        let mut database = Database::open(&self.directory)?;
+        if let Some(rescued) = &self.rescued {
+            rescued.write_to(&mut database.connection)?;
+        }
+        Ok(database)
+    }
+
+    /// Takes leave of a file that was taken away.
+    fn leave(&mut self) {
+        self.rescue();
+        let left = self.database.take();
+        let left = left.map(|database| database.leave(&self.directory, clock::unix_secs()));
+        if let Some(Err(error)) = left {
+            log::error(format_args!(
+                "the log of the file of before is in the way in {}: {error}",
+                self.directory.display()
+            ));
+        }
+    }
+
+    /// Reads what the next file must know, before this one is closed.
+    fn rescue(&mut self) {
+        let rescued = self.database.as_ref().map(|database| {
+            // What is not read now is not read at all, but others wait as well.
+            let _ = database.connection.busy_timeout(BEAT_BUSY_TIMEOUT);
+            Rescued::from(&database.connection)
+        });
+        // An attempt to write an earlier one may have failed.
+        self.rescued = rescued.or_else(|| self.rescued.take());
+    }
+
+    fn tell_begun_anew(&mut self) {
+        let file = file_path(&self.directory);
+        match self.rescued.take() {
+            Some(rescued) => log::error(format_args!(
+                "{} is not the file of before: requests until now are missing in the history; taken over \
+                 were {rescued}",
+                file.display()
+            )),
+            None => log::error(format_args!(
+                "{} is not the file of before: requests until now are missing in the history, and so are \
+                 registered nodes, drains and sessions that this process does not know",
+                file.display()
+            )),
+        }
+        self.health.file_begun_anew();
     }
 
     fn failed(&mut self, error: &rusqlite::Error) -> StoreError {
@@ -175,6 +243,7 @@ impl Keeper {
                 StoreError::Busy
             }
             _ if is_damage(error) => {
+                self.rescue();
                 if let Some(database) = self.database.take() {
                     database.leave_as_it_is();
                 }

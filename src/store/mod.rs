@@ -12,6 +12,8 @@
 //!   in a write-ahead log, and what a caller waits for is on the disk before it hears of it.
 //! * **Nobody's data is deleted.** A file that is damaged, or not ours, is moved aside; one that a
 //!   newer version has written is left alone and refused.
+//! * **Only the history is lost with its file.** One that is moved away or breaks while the router runs gives
+//!   what else it knows to the next; what cannot be read any more is written again by those who know it.
 //! * **No credential lies in the file in the clear**: tokens and sessions are digests, what nodes must be
 //!   sent is sealed with a key that is kept beside the file.
 
@@ -19,12 +21,14 @@ mod database;
 mod history;
 mod keeper;
 mod nodes;
+mod rescue;
 mod schema;
 mod seal;
 mod sessions;
 mod thread;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
@@ -34,6 +38,8 @@ pub use nodes::{Credential, StoredNode};
 pub use sessions::{StoredSession, last_session_password};
 pub use thread::{StoreThread, start};
 
+use crate::telemetry::StoreHealth;
+
 use keeper::Keeper;
 
 /// A way to the store; clones lead to the same one.
@@ -42,6 +48,7 @@ use keeper::Keeper;
 #[derive(Clone, Debug)]
 pub struct Store {
     commands: Sender<Command>,
+    health: Arc<StoreHealth>,
 }
 
 /// Why the store did not do what it was asked to.
@@ -73,6 +80,12 @@ struct Job {
 }
 
 impl Store {
+    /// How often the file was another one than before, so that something may be missing in it. Does not block.
+    #[must_use]
+    pub fn files_begun_anew(&self) -> u64 {
+        self.health.files_begun_anew()
+    }
+
     /// Has the thread run `work`, which is told when its caller stops waiting.
     fn call<T: Send + 'static>(
         &self,

@@ -1,5 +1,6 @@
 //! Registered nodes, and which nodes operators want drained.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use rusqlite::{Connection, Row, ToSql, params};
@@ -68,22 +69,47 @@ impl Store {
             keeper.write(until, Durability::Disk, |transaction| {
                 // What was wanted of an earlier node of this name is not wanted of this one.
                 transaction.execute(REMOVE_DRAIN, [&node.name])?;
-                transaction.execute(
-                    ADD_NODE,
-                    params![
-                        node.id.cast_signed(),
-                        node.name,
-                        node.base_url,
-                        node.models.join("\n"),
-                        api_key,
-                        node.max_concurrency,
-                        node.weight,
-                        node.token_digest.0,
-                        node.created_at.cast_signed(),
-                    ],
-                )
+                insert_node(transaction, Adding::New, &node, api_key.as_deref())
             })?;
             Ok(())
+        })
+    }
+
+    /// Adds those of these nodes whose id and name are not there, and seals again what does not open any more.
+    /// Else a node that is there stays as it is. Says how many were missing.
+    ///
+    /// # Errors
+    /// As [`Store::nodes`].
+    pub fn add_missing_nodes(&self, nodes: Vec<StoredNode>) -> Result<usize, StoreError> {
+        self.call(move |keeper, until| {
+            let kept: HashMap<u64, StoredNode> = (keeper.read(until, read_nodes)?.into_iter())
+                .map(|row| row.open(keeper.sealer()))
+                .map(|node| (node.id, node))
+                .collect();
+            let is_lost = |node: &StoredNode| node.api_key == Credential::Lost;
+            let mut missing = Vec::new();
+            for node in nodes {
+                let is_missing = match kept.get(&node.id) {
+                    Some(kept) => is_lost(kept) && !is_lost(&node),
+                    None => true,
+                };
+                if is_missing {
+                    let sealed = seal(keeper, &node)?;
+                    missing.push((node, sealed));
+                }
+            }
+            keeper.write(until, Durability::Disk, |transaction| {
+                let mut added = 0;
+                for (node, sealed) in &missing {
+                    if insert_node(transaction, Adding::Missing, node, sealed.as_deref())? {
+                        added += 1;
+                    } else {
+                        let id = node.id.cast_signed();
+                        transaction.execute(SEAL_AGAIN, params![id, sealed])?;
+                    }
+                }
+                Ok(added)
+            })
         })
     }
 
@@ -136,12 +162,7 @@ impl Store {
     /// # Errors
     /// As [`Store::nodes`].
     pub fn drains(&self) -> Result<Vec<String>, StoreError> {
-        self.call(|keeper, until| {
-            keeper.read(until, |connection| {
-                let mut select = connection.prepare("SELECT node FROM drain ORDER BY node")?;
-                select.query_map([], |row| row.get(0))?.collect()
-            })
-        })
+        self.call(|keeper, until| keeper.read(until, read_drains))
     }
 
     /// An operator wants this node drained.
@@ -160,10 +181,7 @@ impl Store {
         self.call(move |keeper, until| {
             keeper.write(until, Durability::Disk, |transaction| {
                 transaction.execute("DELETE FROM drain", [])?;
-                let mut insert = transaction.prepare(ADD_DRAIN)?;
-                nodes
-                    .iter()
-                    .try_for_each(|node| insert.execute([node]).map(drop))
+                take_in_drains(transaction, &nodes)
             })
         })
     }
@@ -178,9 +196,20 @@ impl Store {
 }
 
 /// A node as its row has it.
-struct NodeRow {
+pub(super) struct NodeRow {
     node: StoredNode,
     sealed: Option<Vec<u8>>,
+}
+
+/// What becomes of a node whose id or name is there already.
+#[derive(Clone, Copy)]
+enum Adding {
+    /// It is a conflict.
+    New,
+    /// It stays.
+    Missing,
+    /// It gives way.
+    Instead,
 }
 
 impl NodeRow {
@@ -196,7 +225,7 @@ impl NodeRow {
     }
 }
 
-fn read_nodes(connection: &Connection) -> rusqlite::Result<Vec<NodeRow>> {
+pub(super) fn read_nodes(connection: &Connection) -> rusqlite::Result<Vec<NodeRow>> {
     let mut select = connection.prepare(
         "SELECT id, name, base_url, models, api_key, max_concurrency, weight, token_digest, \
          created_at FROM node ORDER BY created_at, id",
@@ -220,6 +249,55 @@ fn read_node(row: &Row<'_>) -> rusqlite::Result<NodeRow> {
             created_at: row.get::<_, i64>(8)?.cast_unsigned(),
         },
     })
+}
+
+pub(super) fn read_drains(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut select = connection.prepare("SELECT node FROM drain ORDER BY node")?;
+    select.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Adds nodes as their rows had them; others of their ids and names give way.
+pub(super) fn take_in_nodes(connection: &Connection, rows: &[NodeRow]) -> rusqlite::Result<()> {
+    for NodeRow { node, sealed } in rows {
+        insert_node(connection, Adding::Instead, node, sealed.as_deref())?;
+    }
+    Ok(())
+}
+
+pub(super) fn take_in_drains(connection: &Connection, drains: &[String]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare(ADD_DRAIN)?;
+    drains
+        .iter()
+        .try_for_each(|node| insert.execute([node]).map(drop))
+}
+
+/// `false` if nothing was added.
+fn insert_node(
+    connection: &Connection,
+    adding: Adding,
+    node: &StoredNode,
+    api_key: Option<&[u8]>,
+) -> rusqlite::Result<bool> {
+    let insert = match adding {
+        Adding::New => "INSERT",
+        Adding::Missing => "INSERT OR IGNORE",
+        Adding::Instead => "INSERT OR REPLACE",
+    };
+    let added = connection.execute(
+        &format!("{insert} {INTO_NODE}"),
+        params![
+            node.id.cast_signed(),
+            node.name,
+            node.base_url,
+            node.models.join("\n"),
+            api_key,
+            node.max_concurrency,
+            node.weight,
+            node.token_digest.0,
+            node.created_at.cast_signed(),
+        ],
+    )?;
+    Ok(added > 0)
 }
 
 fn seal(keeper: &Keeper, node: &StoredNode) -> Result<Option<Vec<u8>>, StoreError> {
@@ -247,7 +325,8 @@ pub(super) fn execute(
 
 const ADD_DRAIN: &str = "INSERT INTO drain (node) VALUES (?1) ON CONFLICT DO NOTHING";
 const REMOVE_DRAIN: &str = "DELETE FROM drain WHERE node = ?1";
-const ADD_NODE: &str = "
-    INSERT INTO node
+const SEAL_AGAIN: &str = "UPDATE node SET api_key = ?2 WHERE id = ?1";
+const INTO_NODE: &str = "
+    INTO node
         (id, name, base_url, models, api_key, max_concurrency, weight, token_digest, created_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";

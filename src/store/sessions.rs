@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use crate::auth::key::KeyHash;
 
@@ -42,20 +42,8 @@ impl Store {
                     "DELETE FROM session WHERE expires_at <= ?1",
                     [session.created_at.cast_signed()],
                 )?;
-                transaction.execute(
-                    "INSERT INTO session (digest, user, password, created_at, last_used_at, expires_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![
-                        session.digest.0,
-                        session.user,
-                        session.password,
-                        session.created_at.cast_signed(),
-                        session.last_used_at.cast_signed(),
-                        session.expires_at.cast_signed(),
-                    ],
-                )
-            })?;
-            Ok(())
+                insert_session(transaction, &session)
+            })
         })
     }
 
@@ -66,19 +54,9 @@ impl Store {
     pub fn session(&self, digest: KeyHash) -> Result<Option<StoredSession>, StoreError> {
         self.call(move |keeper, until| {
             keeper.read(until, |connection| {
-                let sql = "SELECT user, created_at, last_used_at, expires_at, password \
-                           FROM session WHERE digest = ?1";
+                let sql = format!("{SELECT} WHERE digest = ?1");
                 connection
-                    .query_row(sql, [digest.0], |row| {
-                        Ok(StoredSession {
-                            digest,
-                            user: row.get(0)?,
-                            password: row.get(4)?,
-                            created_at: row.get::<_, i64>(1)?.cast_unsigned(),
-                            last_used_at: row.get::<_, i64>(2)?.cast_unsigned(),
-                            expires_at: row.get::<_, i64>(3)?.cast_unsigned(),
-                        })
-                    })
+                    .query_row(&sql, [digest.0], read_session)
                     .optional()
             })
         })
@@ -123,6 +101,49 @@ impl Store {
     }
 }
 
+pub(super) fn read_sessions(connection: &Connection) -> rusqlite::Result<Vec<StoredSession>> {
+    let mut select = connection.prepare(SELECT)?;
+    select.query_map([], read_session)?.collect()
+}
+
+/// These sessions are all there are: whoever logged out is not to be back.
+pub(super) fn take_in_sessions(
+    connection: &Connection,
+    sessions: &[StoredSession],
+) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM session", [])?;
+    sessions
+        .iter()
+        .try_for_each(|session| insert_session(connection, session))
+}
+
+fn read_session(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
+    Ok(StoredSession {
+        digest: KeyHash(row.get(0)?),
+        user: row.get(1)?,
+        password: row.get(2)?,
+        created_at: row.get::<_, i64>(3)?.cast_unsigned(),
+        last_used_at: row.get::<_, i64>(4)?.cast_unsigned(),
+        expires_at: row.get::<_, i64>(5)?.cast_unsigned(),
+    })
+}
+
+fn insert_session(connection: &Connection, session: &StoredSession) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO session (digest, user, password, created_at, last_used_at, expires_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            session.digest.0,
+            session.user,
+            session.password,
+            session.created_at.cast_signed(),
+            session.last_used_at.cast_signed(),
+            session.expires_at.cast_signed(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// The hash of the password that the latest session was begun with; `None` if there is no session, or the
 /// database does not tell. To be asked before the store is started: the password that is configured gets this
 /// very hash if it is the same, and its sessions stay.
@@ -137,5 +158,7 @@ pub fn last_session_password(directory: &Path) -> Option<String> {
     connection.query_row(sql, [], |row| row.get(0)).ok()
 }
 
+const SELECT: &str =
+    "SELECT digest, user, password, created_at, last_used_at, expires_at FROM session";
 /// How long another process may keep the file locked while it is looked at.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);

@@ -384,8 +384,45 @@ fn damage_that_shows_while_running_is_kept_aside_too() {
     let running = Running::on(&directory);
     let _ = running.store.nodes();
     running.until_it("has a new file", |running| {
-        running.store.nodes() == Ok(Vec::new())
+        running.health.files_begun_anew() == 1
     });
+    assert_eq!(running.store.nodes(), Ok(Vec::new()));
+    let aside = directory.moved_away();
+    assert!(
+        aside.iter().any(|path| fs::read(path).unwrap() == bytes),
+        "{aside:?}"
+    );
+}
+
+#[test]
+fn a_damaged_table_does_not_take_the_others_with_it() {
+    let directory = Directory::new();
+    {
+        let running = Running::on(&directory);
+        for number in 0..200 {
+            let session = session(number);
+            running.store.add_session(session).unwrap();
+        }
+        running.store.add_node(node(1, "a")).unwrap();
+        running.store.add_drain("a".to_owned()).unwrap();
+    }
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'session'";
+    let root = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
+    let root = directory.stranger().query_row(sql, [], root).unwrap() as usize;
+    let mut bytes = fs::read(directory.database()).unwrap();
+    bytes[(root - 1) * 4096..root * 4096].fill(0xA5);
+    fs::write(directory.database(), &bytes).unwrap();
+    let running = Running::on(&directory);
+    assert_eq!(
+        running.store.session(session(1).digest),
+        Err(StoreError::Unavailable)
+    );
+    running.until_it("has a new file", |running| {
+        running.health.files_begun_anew() == 1
+    });
+    assert_eq!(running.store.session(session(1).digest), Ok(None));
+    assert_eq!(running.store.nodes(), Ok(vec![node(1, "a")]));
+    assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
     let aside = directory.moved_away();
     assert!(
         aside.iter().any(|path| fs::read(path).unwrap() == bytes),
@@ -429,19 +466,177 @@ fn a_data_directory_that_cannot_be_made_fails_until_it_can() {
     assert_eq!(running.store.drains(), Ok(Vec::new()));
 }
 
-#[test]
-fn a_file_that_was_taken_away_is_made_again() {
-    let directory = Directory::new();
-    let running = Running::on(&directory);
-    running.store.add_drain("a".to_owned()).unwrap();
+/// How a file can be taken away under the router.
+fn move_away(directory: &Directory) {
+    fs::rename(directory.database(), directory.path().join("aside.db")).unwrap();
+}
+
+fn remove_all(directory: &Directory) {
     for suffix in ["", "-wal", "-shm"] {
         fs::remove_file(directory.path().join(format!("llm-router.db{suffix}"))).unwrap();
     }
-    running.until_it("is there again", |running| {
-        running.store.drains() == Ok(Vec::new())
+}
+
+#[test]
+fn a_file_that_was_taken_away_is_made_again_with_all_but_the_history() {
+    for (take_away, is_moved) in [(move_away as fn(&_), true), (remove_all, false)] {
+        let directory = Directory::new();
+        let running = Running::on(&directory);
+        let store = &running.store;
+        // Sealed with a key that is gone: nobody but the file has it.
+        store.add_node(node(1, "lost")).unwrap();
+        fs::remove_file(directory.path().join("seal.key")).unwrap();
+        store.add_node(node(2, "kept")).unwrap();
+        store.add_drain("kept".to_owned()).unwrap();
+        store.add_session(session(1)).unwrap();
+        let nodes = store.nodes();
+        let sealed = |connection: &Connection| -> Vec<u8> {
+            let sql = "SELECT api_key FROM node WHERE name = 'lost'";
+            connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        let lost = sealed(&directory.stranger());
+        let began = running.health.files_begun_anew();
+
+        take_away(&directory);
+        running.until_it("has a new file", |running| {
+            running.health.files_begun_anew() > began
+        });
+        running.until_it_works();
+        assert_eq!(running.health.files_begun_anew(), began + 1, "counted once");
+        assert_eq!(store.nodes(), nodes);
+        assert_eq!(store.drains(), Ok(vec!["kept".to_owned()]));
+        assert_eq!(store.session(session(1).digest), Ok(Some(session(1))));
+        assert_eq!(sealed(&directory.stranger()), lost);
+        store.add_drain("b".to_owned()).unwrap();
+        drop(running);
+        if is_moved {
+            // Also what was only in the log beside it.
+            let moved = Connection::open(directory.path().join("aside.db")).unwrap();
+            assert_eq!(sealed(&moved), lost);
+            let sql = "SELECT count(*) FROM drain WHERE node = 'kept'";
+            let kept = moved.query_row(sql, [], |row| row.get(0));
+            assert_eq!(kept, Ok(1));
+        }
+        let running = Running::on(&directory);
+        assert_eq!(running.store.nodes(), nodes);
+        assert_eq!(running.store.drains().unwrap(), ["b", "kept"]);
+        assert_eq!(running.health.files_begun_anew(), 0);
+    }
+}
+
+#[test]
+fn an_older_file_in_its_place_gets_what_was_known_and_keeps_what_only_it_has() {
+    let directory = Directory::new();
+    let older = directory.path().join("older.db");
+    {
+        let running = Running::on(&directory);
+        let store = &running.store;
+        store.add_node(node(1, "of before")).unwrap();
+        store.add_node(node(2, "both")).unwrap();
+        store.add_session(session(1)).unwrap();
+    }
+    fs::copy(directory.database(), &older).unwrap();
+    let running = Running::on(&directory);
+    let store = &running.store;
+    let changed = StoredNode {
+        weight: 9,
+        token_digest: KeyHash::of(b"new token"),
+        ..node(2, "both")
+    };
+    store.remove_node(1).unwrap();
+    store.update_node(changed.clone()).unwrap();
+    store.remove_session(session(1).digest).unwrap();
+    fs::rename(&older, directory.database()).unwrap();
+    running.until_it("works with it", |running| {
+        running.health.files_begun_anew() == 1
     });
-    running.store.add_drain("b".to_owned()).unwrap();
-    assert_eq!(running.store.drains(), Ok(vec!["b".to_owned()]));
+    assert_eq!(store.nodes(), Ok(vec![node(1, "of before"), changed]));
+    assert_eq!(
+        store.session(session(1).digest),
+        Ok(None),
+        "who logged out stays out"
+    );
+}
+
+#[test]
+fn a_damaged_file_in_its_place_is_kept_aside_and_takes_nothing_with_it() {
+    let directory = Directory::new();
+    let damaged = directory.path().join("damaged-before.db");
+    drop(Running::on(&directory));
+    let mut bytes = fs::read(directory.database()).unwrap();
+    // It opens, but cannot be written to.
+    bytes[2 * 4096..].fill(0xA5);
+    fs::write(&damaged, &bytes).unwrap();
+    let running = Running::on(&directory);
+    running.store.add_node(node(1, "a")).unwrap();
+    running.store.add_drain("a".to_owned()).unwrap();
+    fs::rename(&damaged, directory.database()).unwrap();
+    running.until_it("has a new file", |running| {
+        running.health.files_begun_anew() > 0
+    });
+    running.until_it_works();
+    assert_eq!(running.store.nodes(), Ok(vec![node(1, "a")]));
+    assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
+    let aside = directory.moved_away();
+    assert!(
+        aside.iter().any(|path| fs::read(path).unwrap() == bytes),
+        "{aside:?}"
+    );
+}
+
+#[test]
+fn a_file_that_stays_is_no_new_one_however_often_it_is_opened() {
+    let directory = Directory::new();
+    let running = Running::on(&directory);
+    running.store.add_drain("a".to_owned()).unwrap();
+    let place = directory.path().to_path_buf();
+    // The file cannot be looked at, which is not to say that it is gone.
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o000)).unwrap();
+    let may_look = fs::metadata(directory.database()).is_ok();
+    if !may_look {
+        running.until_it_fails();
+    }
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+    running.until_it_works();
+    assert_eq!(running.store.drains(), Ok(vec!["a".to_owned()]));
+    assert_eq!(running.health.files_begun_anew(), 0);
+}
+
+#[test]
+fn nodes_that_are_missing_are_added_and_what_does_not_open_is_sealed_again() {
+    let directory = Directory::new();
+    let running = Running::on(&directory);
+    let store = &running.store;
+    for number in 1..=3 {
+        store.add_node(node(number, &format!("n{number}"))).unwrap();
+    }
+    fs::remove_file(directory.path().join("seal.key")).unwrap();
+    let heavier = StoredNode {
+        weight: 9,
+        ..node(3, "n3")
+    };
+    let lost = |number| StoredNode {
+        api_key: Credential::Lost,
+        ..node(number, &format!("n{number}"))
+    };
+    let known = vec![lost(1), node(2, "n2"), heavier, node(4, "n4")];
+    assert_eq!(store.add_missing_nodes(known.clone()), Ok(1));
+    let by_id = |mut nodes: Vec<StoredNode>| {
+        nodes.sort_by_key(|node| node.id);
+        nodes
+    };
+    // What is there counts, but for what only the caller knows.
+    let expected = vec![lost(1), node(2, "n2"), node(3, "n3"), node(4, "n4")];
+    assert_eq!(by_id(store.nodes().unwrap()), expected);
+    assert_eq!(store.add_missing_nodes(known), Ok(0));
+    assert_eq!(by_id(store.nodes().unwrap()), expected);
+    // A name that is taken is not missing, a lost credential does not keep its node out.
+    let other = StoredNode {
+        id: 9,
+        ..node(1, "n1")
+    };
+    assert_eq!(store.add_missing_nodes(vec![other, lost(7)]), Ok(1));
+    assert_eq!(store.nodes().unwrap().len(), 5);
 }
 
 #[test]
@@ -467,4 +662,38 @@ fn two_processes_share_the_file() {
         seen.iter()
             .all(|node| matches!(node.api_key, Credential::Known(_)))
     );
+}
+
+#[test]
+fn two_processes_whose_file_is_taken_away_share_the_next_one() {
+    let directory = Directory::new();
+    let (one, two) = (Running::on(&directory), Running::on(&directory));
+    for round in 0..4 {
+        let before = node(2 * round, &format!("before-{round}"));
+        one.store.add_node(before).unwrap();
+        two.store.add_session(session(round)).unwrap();
+        fs::rename(
+            directory.database(),
+            directory.path().join(format!("aside-{round}.db")),
+        )
+        .unwrap();
+        for running in [&one, &two] {
+            running.until_it("has the new file", |running| {
+                running.health.files_begun_anew() == round + 1
+            });
+            running.until_it_works();
+        }
+        let after = node(2 * round + 1, &format!("after-{round}"));
+        two.store.add_node(after).unwrap();
+        let count = usize::try_from(2 * round + 2).unwrap();
+        for running in [&one, &two] {
+            assert_eq!(running.store.nodes().unwrap().len(), count);
+            let kept = running.store.session(session(round).digest).unwrap();
+            assert_eq!(kept, Some(session(round)));
+        }
+    }
+    let verdict = directory
+        .stranger()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0));
+    assert_eq!(verdict, Ok("ok".to_owned()));
 }

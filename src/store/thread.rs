@@ -35,6 +35,7 @@ pub fn start(
 ) -> io::Result<(Store, StoreThread)> {
     let (commands, inbox) = bounded(COMMANDS_MAX);
     let (opened, is_open) = bounded::<()>(0);
+    let shown = Arc::clone(&health);
     let thread = thread::Builder::new().name("store".to_owned());
     let thread = thread.spawn(move || {
         let _watch = Watch(Arc::clone(&health));
@@ -54,6 +55,7 @@ pub fn start(
     let _ = is_open.recv_timeout(OPEN_PATIENCE);
     let store = Store {
         commands: commands.clone(),
+        health: shown,
     };
     Ok((store, StoreThread { commands, thread }))
 }

@@ -1,6 +1,8 @@
 //! Owns the way of a request's record from its worker to the database: one bounded queue per worker,
 //! looked through by the store thread. A worker never waits and wakes nobody for a record: one that
-//! finds its queue full is dropped and counted. Prompts and completions have no field here.
+//! finds its queue full is dropped and counted, one of a request without a valid key earlier: whoever
+//! floods the router with those has a share of the queue, and cannot have others dropped. Prompts and
+//! completions have no field here.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -81,6 +83,22 @@ struct Queue {
     /// Made when history is first on: without it there is none.
     records: OnceLock<ArrayQueue<HistoryRecord>>,
     has_alarmed: AtomicBool,
+}
+
+impl HistoryRecord {
+    /// Whether it is of a request that was refused for want of a valid key: nothing else has this status
+    /// before a node was tried.
+    fn is_without_key(&self) -> bool {
+        self.status == UNAUTHORIZED && self.names.node.is_empty()
+    }
+
+    /// How many records may wait before this one is dropped.
+    fn queue_share(&self) -> usize {
+        match self.is_without_key() {
+            true => QUEUE_RECORDS_WITHOUT_KEY,
+            false => QUEUE_RECORDS,
+        }
+    }
 }
 
 impl HistoryNames {
@@ -183,6 +201,9 @@ impl History {
     pub fn offer(&self, worker: usize, record: HistoryRecord) -> Result<(), RecordDropped> {
         let queue = self.queues.get(worker).ok_or(RecordDropped)?;
         let records = queue.records.get().ok_or(RecordDropped)?;
+        if records.len() >= record.queue_share() {
+            return Err(RecordDropped);
+        }
         let pushed = records.push(record);
         if records.len() >= QUEUE_RECORDS / 2 && !queue.has_alarmed.load(Ordering::Relaxed) {
             queue.has_alarmed.store(true, Ordering::Relaxed);
@@ -233,6 +254,9 @@ fn clip(text: &[u8]) -> &[u8] {
 /// Records of one worker that may wait: at a few hundred requests a second, what a database that
 /// stands still for ten seconds and more leaves unwritten.
 pub const QUEUE_RECORDS: usize = 8192;
+/// Records of requests without a valid key are dropped when so many records wait.
+const QUEUE_RECORDS_WITHOUT_KEY: usize = QUEUE_RECORDS / 4;
+const UNAUTHORIZED: u16 = 401;
 /// Bytes kept of a text.
 const TEXT_BYTES_MAX: usize = 256;
 

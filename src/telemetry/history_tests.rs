@@ -67,6 +67,30 @@ fn a_full_queue_drops_and_the_thread_is_told_once_when_it_is_half_full() {
 }
 
 #[test]
+fn requests_without_a_key_leave_most_of_a_queue_to_the_others() {
+    let history = History::new(1, LIMITS);
+    let refused = |time| HistoryRecord {
+        status: 401,
+        ..record(time)
+    };
+    let share = QUEUE_RECORDS / 4;
+    let offered = (0..QUEUE_RECORDS as u64).map(|time| history.offer(0, refused(time)));
+    assert_eq!(offered.filter(Result::is_ok).count(), share);
+    let offered = (0..QUEUE_RECORDS as u64).map(|time| history.offer(0, record(time)));
+    assert_eq!(offered.filter(Result::is_ok).count(), QUEUE_RECORDS - share);
+
+    taken(&history, usize::MAX);
+    for time in 0..share as u64 {
+        history.offer(0, record(time)).unwrap();
+    }
+    assert_eq!(history.offer(0, refused(0)), Err(RecordDropped));
+    // A node that refuses a request has been tried: the client had a key.
+    let mut of_node = refused(0);
+    of_node.names.set_node(b"gpu-1");
+    history.offer(0, of_node).unwrap();
+}
+
+#[test]
 fn without_history_there_is_no_queue_until_it_is_switched_on() {
     let off = HistoryLimits {
         is_on: false,

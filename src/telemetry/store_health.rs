@@ -10,6 +10,7 @@ pub struct StoreHealth {
     errors: AtomicU64,
     history_records: AtomicU64,
     history_dropped: AtomicU64,
+    begun_anew: AtomicU64,
 }
 
 impl StoreHealth {
@@ -41,6 +42,17 @@ impl StoreHealth {
     #[must_use]
     pub fn history_dropped_total(&self) -> u64 {
         self.history_dropped.load(Ordering::Relaxed)
+    }
+
+    /// How often the file was another one than before.
+    #[must_use]
+    pub fn files_begun_anew(&self) -> u64 {
+        self.begun_anew.load(Ordering::Acquire)
+    }
+
+    /// The file is another one than before. Told after what could be read of the old one is in it.
+    pub fn file_begun_anew(&self) {
+        self.begun_anew.fetch_add(1, Ordering::Release);
     }
 
     /// Counts requests that were written.

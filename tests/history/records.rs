@@ -382,3 +382,37 @@ fn the_oldest_go_when_there_are_too_many() {
     let oldest = get(&router, &data, "/api/history?per_page=1&page=1000");
     assert_eq!(oldest["records"][0]["request_id"], "200");
 }
+
+#[test]
+fn a_flood_without_a_key_pushes_out_no_request_of_those_who_have_one() {
+    const FLOOD: u64 = 2500;
+    let (data, node) = (DataDir::new(), node());
+    let config = data.config().set("auth.required", true);
+    let config = config
+        .set("auth.api_keys", "[\"sk-of-the-file\"]")
+        .set("history.max_rows", 1000);
+    let router = config.node("gpu-1", &node).start();
+    for _ in 0..20 {
+        assert_eq!(send(&router, &ask("x").key("sk-of-the-file").bytes()), 200);
+    }
+    records(&router, &data, 20);
+
+    let mut client = router.connect();
+    let refused = ask("x").key("sk-wrong").bytes();
+    for _ in 0..FLOOD {
+        client.send(&refused);
+        assert_eq!(client.response().status, 401);
+    }
+    let metrics = || router.metrics();
+    eventually("each is written or counted", || {
+        let metrics = metrics();
+        let written = metrics.value("llm_router_history_records_total");
+        let dropped = metrics.value("llm_router_history_dropped_total");
+        written + dropped == (20 + FLOOD) as f64
+    });
+    eventually("those without a key are down to their share", || {
+        total(&router, &data, "status=401") == 100
+    });
+    assert_eq!(total(&router, &data, "status=200"), 20);
+    assert_eq!(total(&router, &data, ""), 120);
+}

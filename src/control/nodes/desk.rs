@@ -2,7 +2,7 @@
 //! lasting change is kept by the store first. One change is made at a time, from its check to its effect.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -36,8 +36,15 @@ pub(in crate::control) struct NodeDesk {
     changing: (Sender<()>, Receiver<()>),
     /// Holds one for each name that is being resolved.
     resolving: (Sender<()>, Receiver<()>),
-    /// Whether the store lacks something that is to be kept.
-    is_behind: Arc<AtomicBool>,
+    lag: Arc<Lag>,
+}
+
+/// Whether the store lacks something that is to be kept, or has something that is to be read.
+#[derive(Default)]
+pub(in crate::control) struct Lag {
+    is_behind: AtomicBool,
+    /// How often its file had been begun anew when all that is known here was in it.
+    whole_at: AtomicU64,
 }
 
 /// What the store has kept about nodes.
@@ -104,17 +111,29 @@ impl Drop for Changing<'_> {
     }
 }
 
+impl Lag {
+    /// `files_begun_anew`: how often that has happened by now.
+    pub(in crate::control) fn is_there(&self, files_begun_anew: u64) -> bool {
+        self.is_behind.load(Ordering::Acquire)
+            || self.whole_at.load(Ordering::Acquire) != files_begun_anew
+    }
+}
+
 impl NodeDesk {
     /// A desk, and where its tasks arrive.
     pub(in crate::control) fn new(store: Store, own: OwnMarks) -> (Self, Tasks) {
         let (tasks, arriving) = bounded(TASKS_MAX);
+        let lag = Lag {
+            whole_at: AtomicU64::new(store.files_begun_anew()),
+            ..Lag::default()
+        };
         let desk = Self {
             tasks,
             store,
             own,
             changing: bounded(1),
             resolving: bounded(RESOLVERS_MAX),
-            is_behind: Arc::default(),
+            lag: Arc::new(lag),
         };
         (desk, arriving)
     }
@@ -270,21 +289,44 @@ impl NodeDesk {
         Ok(replaced)
     }
 
-    /// Whether something is to be taken from the store or given to it: see [`catch_up`](Self::catch_up).
-    pub(in crate::control) fn is_behind(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_behind)
+    /// Whether there is something to [`catch_up`](Self::catch_up) with.
+    pub(in crate::control) fn lag(&self) -> Arc<Lag> {
+        Arc::clone(&self.lag)
     }
 
-    /// Takes in what the store has kept, if that could not be read yet, and has it keep what it could not.
+    /// Takes in what the store has kept, if that could not be read yet, and has it keep what it could not, or
+    /// has lost with its file.
     pub(in crate::control) fn catch_up(&self) {
         let Ok(_changing) = self.change_alone() else {
             return;
         };
-        match self.ask(|nodes, _| nodes.is_restored()) {
-            Ok(false) => self.set_behind(self.restore_alone().is_err()),
-            Ok(true) => self.keep_drains(),
-            Err(_) => {}
+        // Before anything is written: a file that is begun after this does not have it.
+        let files = self.store.files_begun_anew();
+        let is_anew = self.lag.whole_at.load(Ordering::Acquire) != files;
+        let done = match self.ask(|nodes, _| nodes.is_restored()) {
+            Ok(false) => self.restore_alone(),
+            Ok(true) if is_anew => self.keep_again(),
+            Ok(true) => Ok(()),
+            Err(_) => return,
+        };
+        if done.is_ok() {
+            self.lag.whole_at.store(files, Ordering::Release);
+            self.keep_drains();
         }
+    }
+
+    /// Has a file that was begun anew keep the nodes of before, and takes in what somebody else may have put
+    /// into it.
+    fn keep_again(&self) -> Result<(), NodesError> {
+        let known = self.ask(|nodes, _| nodes.all_stored())?;
+        let missing = self.store.add_missing_nodes(known);
+        let missing = missing.map_err(NodesError::of_store)?;
+        if missing > 0 {
+            log::info(format_args!(
+                "{missing} registered nodes were written to the database again"
+            ));
+        }
+        self.restore_alone()
     }
 
     /// Has the store keep exactly the drains there are.
@@ -299,7 +341,7 @@ impl NodeDesk {
 
     /// From now on there is, or is not, something to [`catch_up`](Self::catch_up) with.
     fn set_behind(&self, is_behind: bool) {
-        self.is_behind.store(is_behind, Ordering::Release);
+        self.lag.is_behind.store(is_behind, Ordering::Release);
     }
 
     /// What the store has kept.

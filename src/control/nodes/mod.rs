@@ -27,7 +27,7 @@ use super::probe::{Outcome, PROBERS_MAX, Probe, RegistrationRules};
 
 use member::{LastProbe, Member, Origin, Registration};
 
-pub(super) use desk::{Claim, Kept, NodeChange, NodeDesk, NodesError, Tasks};
+pub(super) use desk::{Claim, Kept, Lag, NodeChange, NodeDesk, NodesError, Tasks};
 pub(super) use member::Heartbeat;
 pub(super) use name::NodeRef;
 pub(super) use view::NodeView;

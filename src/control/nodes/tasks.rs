@@ -88,6 +88,11 @@ impl Nodes {
         member.stored().ok_or(NodesError::IsOfFile)
     }
 
+    /// All registered nodes, as the store keeps them.
+    pub(super) fn all_stored(&self) -> Vec<StoredNode> {
+        self.members.values().filter_map(Member::stored).collect()
+    }
+
     pub(super) fn remove(&mut self, id: u64, now: Duration) -> Result<(), NodesError> {
         let serial = self.by_id.get(&id).copied().ok_or(NodesError::NotFound)?;
         if let Some(member) = self.members.get(&serial) {

@@ -2,12 +2,15 @@
 //!
 //! The kinds that fit a filter are few. From the counts of the spans, and of the blocks in them, follows
 //! in which stretch of ids the page lies; there the ids of each kind come from the index in order, and are
-//! merged. Where few requests fit, the stretch may be everything.
+//! merged, from the end of the stretch that is nearer. Where few requests fit, the stretch may be everything.
+//! Only in the two blocks that the bounds of a time cut through are requests counted one by one: once for
+//! each question, and on the smaller side of the cut.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use super::{
     BLOCK_BITS, HistoryEntry, HistoryFacets, HistoryFilter, HistoryPage, ID_LOW_BITS, SPAN_BITS,
@@ -35,6 +38,15 @@ struct Stretch {
     skip: u64,
     /// Fitting requests of each kind in it, at most.
     kinds: HashMap<i64, u64>,
+    /// All of them, if they were counted.
+    total: Option<u64>,
+}
+
+/// Parts of blocks that were counted.
+struct Cuts<'c> {
+    count: Statement<'c>,
+    /// By kind, and the ids that the part begins and ends with.
+    counted: HashMap<(i64, i64, i64), u64>,
 }
 
 /// The requests that are asked for.
@@ -42,6 +54,7 @@ struct Search<'a> {
     connection: &'a Connection,
     ids: Range<i64>,
     kinds: &'a Kinds,
+    cuts: RefCell<Cuts<'a>>,
     /// Ids that may be read for a page without looking for a shorter way.
     effort_max: u64,
 }
@@ -56,12 +69,7 @@ pub(super) fn page(
     // All statements see the same state.
     let snapshot = connection.unchecked_transaction()?;
     let kinds = Kinds::of(&snapshot, filter)?;
-    let search = Search {
-        connection: &snapshot,
-        ids: filter.ids(),
-        kinds: &kinds,
-        effort_max,
-    };
+    let search = Search::new(&snapshot, filter.ids(), &kinds, effort_max)?;
     let total = match filter.is_of_all_time() {
         true => kinds.requests.values().sum(),
         false => search.total()?,
@@ -87,12 +95,7 @@ pub(super) fn before(
     if let Some(id) = id.and_then(|id| i64::try_from(id).ok()) {
         ids.end = ids.end.min(id);
     }
-    let search = Search {
-        connection: &snapshot,
-        ids,
-        kinds: &kinds,
-        effort_max,
-    };
+    let search = Search::new(&snapshot, ids, &kinds, effort_max)?;
     let ids = search.page(0, u64::from(limit))?;
     entries(&snapshot, &ids)
 }
@@ -186,9 +189,73 @@ impl Stretch {
         let of_kind = |requests: &u64| (*requests).min(self.skip + limit);
         self.kinds.values().map(of_kind).sum()
     }
+
+    /// If the page lies nearer to the beginning: how many come after it, and how many are on it.
+    fn seen_from_behind(&self, limit: u64) -> Option<(u64, u64)> {
+        let total = self.total?;
+        let after = total.saturating_sub(self.skip + limit);
+        (after < self.skip).then(|| (after, limit.min(total.saturating_sub(self.skip))))
+    }
 }
 
-impl Search<'_> {
+impl Cuts<'_> {
+    /// Requests of a kind among these ids.
+    fn count(&mut self, kind: i64, ids: &Range<i64>) -> rusqlite::Result<u64> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let count = self
+            .count
+            .query_row([kind, ids.start, ids.end], |row| row.get(0));
+        count.map(i64::cast_unsigned)
+    }
+
+    /// Requests of a kind in a part of a block that has so many of them.
+    fn count_part(
+        &mut self,
+        kind: i64,
+        part: &Range<i64>,
+        block: &Range<i64>,
+        requests: u64,
+    ) -> rusqlite::Result<u64> {
+        let key = (kind, part.start, part.end);
+        if let Some(count) = self.counted.get(&key) {
+            return Ok(*count);
+        }
+        let is_most = part.end - part.start > (block.end - block.start) / 2;
+        let count = match is_most {
+            true => {
+                let before = self.count(kind, &(block.start..part.start))?;
+                let after = self.count(kind, &(part.end..block.end))?;
+                requests.saturating_sub(before + after)
+            }
+            false => self.count(kind, part)?,
+        };
+        self.counted.insert(key, count);
+        Ok(count)
+    }
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        connection: &'a Connection,
+        ids: Range<i64>,
+        kinds: &'a Kinds,
+        effort_max: u64,
+    ) -> rusqlite::Result<Self> {
+        let cuts = Cuts {
+            count: connection.prepare(COUNT)?,
+            counted: HashMap::new(),
+        };
+        Ok(Self {
+            connection,
+            ids,
+            kinds,
+            cuts: RefCell::new(cuts),
+            effort_max,
+        })
+    }
+
     /// How many requests fit.
     fn total(&self) -> rusqlite::Result<u64> {
         let mut total = 0;
@@ -205,6 +272,7 @@ impl Search<'_> {
             ids: self.ids.clone(),
             skip: offset,
             kinds: self.kinds.requests.clone(),
+            total: None,
         };
         if self.kinds.are_all && offset <= self.effort_max {
             return self.ids_in(&stretch, limit);
@@ -242,6 +310,7 @@ impl Search<'_> {
             *stretch.kinds.entry(kind).or_default() += count;
             true
         })?;
+        stretch.total = Some(stretch.kinds.values().sum());
         Ok(stretch)
     }
 
@@ -262,17 +331,21 @@ impl Search<'_> {
         let mut cut = None;
         while let Some(row) = rows.next()? {
             let (place, kind): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let requests = row.get::<_, i64>(2)?.cast_unsigned();
             if !self.kinds.contain(kind) {
                 continue;
             }
             let own = ids_of(level, place);
             let within = ids.start.max(own.start)..ids.end.min(own.end);
             let must_go_on = match level {
-                _ if within == own => each(place, kind, row.get::<_, i64>(2)?.cast_unsigned()),
-                Level::Blocks => match self.count(kind, &within)? {
-                    0 => true,
-                    count => each(place, kind, count),
-                },
+                _ if within == own => each(place, kind, requests),
+                Level::Blocks => {
+                    let mut cuts = self.cuts.borrow_mut();
+                    match cuts.count_part(kind, &within, &own, requests)? {
+                        0 => true,
+                        count => each(place, kind, count),
+                    }
+                }
                 // All kinds of the part of a span come at once.
                 Level::Spans if cut.replace(place) == Some(place) => true,
                 Level::Spans => self.each_of_part(place, &within, each)?,
@@ -301,34 +374,47 @@ impl Search<'_> {
             .all(|(kind, count)| each(span, kind, count)))
     }
 
-    /// Of a kind, in a part of one block.
-    fn count(&self, kind: i64, ids: &Range<i64>) -> rusqlite::Result<u64> {
-        let count: i64 = self
-            .connection
-            .query_row(COUNT, [kind, ids.start, ids.end], |row| row.get(0))?;
-        Ok(count.cast_unsigned())
-    }
-
     /// The ids on a page of `limit` requests.
     fn ids_in(&self, stretch: &Stretch, limit: u64) -> rusqlite::Result<Vec<i64>> {
         let Range { start, end } = stretch.ids;
-        let (limit, skip) = (limit.cast_signed(), stretch.skip.cast_signed());
-        if self.kinds.are_all {
-            let mut select = self.connection.prepare(IDS)?;
-            let ids = select.query_map([start, end, limit, skip], |row| row.get(0))?;
-            return ids.collect();
-        }
+        let from_behind = stretch.seen_from_behind(limit);
+        let (skip, limit) = from_behind.unwrap_or((stretch.skip, limit));
+        let (skip, limit) = (skip.cast_signed(), limit.cast_signed());
+        let is_from_behind = from_behind.is_some();
         let mut ids: Vec<i64> = Vec::new();
-        let mut select = self.connection.prepare(IDS_OF_KIND)?;
-        for kind in stretch.kinds.keys() {
-            let of_kind = select.query_map([*kind, start, end, limit + skip], |row| row.get(0))?;
-            for id in of_kind {
+        if self.kinds.are_all {
+            let sql = if is_from_behind { IDS_BEHIND } else { IDS };
+            let mut select = self.connection.prepare(sql)?;
+            for id in select.query_map([start, end, limit, skip], |row| row.get(0))? {
                 ids.push(id?);
             }
+        } else {
+            let sql = match is_from_behind {
+                true => IDS_OF_KIND_BEHIND,
+                false => IDS_OF_KIND,
+            };
+            let mut select = self.connection.prepare(sql)?;
+            for kind in stretch.kinds.keys() {
+                let of_kind =
+                    select.query_map([*kind, start, end, limit + skip], |row| row.get(0))?;
+                for id in of_kind {
+                    ids.push(id?);
+                }
+            }
+            ids.sort_unstable();
+            if !is_from_behind {
+                ids.reverse();
+            }
+            ids = ids
+                .into_iter()
+                .skip(usize_of(skip))
+                .take(usize_of(limit))
+                .collect();
         }
-        ids.sort_unstable_by(|left, right| right.cmp(left));
-        let page = ids.into_iter().skip(usize_of(skip)).take(usize_of(limit));
-        Ok(page.collect())
+        if is_from_behind {
+            ids.reverse();
+        }
+        Ok(ids)
     }
 }
 
@@ -404,6 +490,12 @@ pub(super) const IDS: &str = "
 pub(super) const IDS_OF_KIND: &str = "
     SELECT id FROM history INDEXED BY history_by_kind
     WHERE kind = ?1 AND id >= ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4";
+/// The same from the other end.
+pub(super) const IDS_BEHIND: &str = "
+    SELECT id FROM history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3 OFFSET ?4";
+pub(super) const IDS_OF_KIND_BEHIND: &str = "
+    SELECT id FROM history INDEXED BY history_by_kind
+    WHERE kind = ?1 AND id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4";
 pub(super) const ENTRY: &str = "
     SELECT history.id, request_id, endpoint, model, node, status, ended_by, ended_in, is_stream,
         duration_us, read_us, auth_us, admit_us, queue_us, connect_us, first_byte_us, stream_us,

@@ -309,6 +309,8 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
         (query::COUNT, &[by_kind]),
         (query::IDS, &[by_id]),
         (query::IDS_OF_KIND, &[by_kind]),
+        (query::IDS_BEHIND, &[by_id]),
+        (query::IDS_OF_KIND_BEHIND, &[by_kind]),
         (
             query::ENTRY,
             &[
@@ -316,7 +318,16 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
                 one_kind,
             ],
         ),
-        (keep::TOTAL, &["SCAN history_kind"]),
+        (keep::TOTALS, &["SCAN history_kind"]),
+        (keep::REFUSED_KINDS, &["SCAN history_kind"]),
+        (
+            keep::OLDEST_OF_KIND,
+            &["SEARCH history USING COVERING INDEX history_by_kind (kind=?)"],
+        ),
+        (
+            keep::DELETE_ONE,
+            &["SEARCH history USING INTEGER PRIMARY KEY (rowid=?)"],
+        ),
         (keep::OLDEST, &["SEARCH history"]),
         (
             keep::DELETE,
@@ -336,6 +347,60 @@ fn every_statement_looks_up_an_index_and_none_sorts_or_scans_the_history() {
     for (sql, expected) in plans {
         assert_eq!(plan(&connection, sql), *expected, "{sql}");
     }
+}
+
+/// Refused for want of a valid key.
+fn refused(random: &mut Random, started_unix_ms: u64) -> HistoryRecord {
+    let mut record = record(random, started_unix_ms);
+    record.names = HistoryNames::new(started_unix_ms, b"refused", 0);
+    (record.status, record.attempts) = (401, 0);
+    record.ended_in = Phase::Auth;
+    record
+}
+
+#[test]
+fn those_without_a_key_push_out_only_each_other() {
+    const ROWS_MAX: u64 = 1000;
+    let directory = Directory::new();
+    let mut connection = open(&directory);
+    let random = &mut Random(11);
+    // The oldest of all are good; a node may ask for a key as well, and that is no less of a request.
+    let mut records: Vec<_> = (0..899).map(|ms| record(random, BEGIN + ms)).collect();
+    for record in &mut records[..50] {
+        record.status = 401;
+        record.names.set_node(b"gpu-1");
+    }
+    records.extend((0..3000).map(|ms| refused(random, BEGIN + HOUR_MS + ms)));
+    // One more than there is room for next to the share.
+    records.extend((0..2).map(|ms| record(random, BEGIN + 2 * HOUR_MS + ms)));
+    let transaction = connection.transaction().unwrap();
+    write::insert(&transaction, &records, &mut 0).unwrap();
+    transaction.commit().unwrap();
+    let mut expected = checked(&connection);
+    assert!(keep::is_due(&connection, BEGIN, ROWS_MAX).unwrap());
+    let transaction = connection.transaction().unwrap();
+    let (mut steps, mut deleted) = (0, 0);
+    loop {
+        let step = keep::delete_some(&transaction, BEGIN, ROWS_MAX, 400).unwrap();
+        assert!(step <= 400);
+        (steps, deleted) = (steps + 1, deleted + step);
+        if step < 400 {
+            break;
+        }
+    }
+    transaction.commit().unwrap();
+    assert_eq!((steps, deleted), (8, 2900 + 1));
+    // What is left: the latest, but of the refused only the latest hundred.
+    let first_kept = BEGIN + HOUR_MS + 2900;
+    let is_kept = |entry: &HistoryEntry| {
+        entry.request_id != "refused" || entry.started_unix_ms() >= first_kept
+    };
+    expected.retain(is_kept);
+    expected.truncate(1000);
+    assert_eq!(checked(&connection), expected);
+    assert!(!keep::is_due(&connection, BEGIN, ROWS_MAX).unwrap());
+    // Their age counts as well.
+    assert!(keep::is_due(&connection, BEGIN + HOUR_MS, ROWS_MAX).unwrap());
 }
 
 #[test]
