@@ -30,7 +30,7 @@ use crate::admission::BufferBudget;
 use crate::auth::key::KeySet;
 use crate::config::{self, AccessLog as AccessLogTarget, Config, IoDriver, ServerConfig};
 use crate::nodes::{Admission, NodeId};
-use crate::proxy::api::{self, ApiCall, Live};
+use crate::proxy::api::{self, ApiCalls, Live};
 use crate::proxy::{self, ControlInbox, DrainPhase, LiveConfig, Notice, Shared};
 use crate::runtime::{self, Driver, Preference, clock, mailbox};
 use crate::telemetry::{AccessLog, AccessLogWriter, Gauge, History, Reloads, WorkerMetrics, log};
@@ -383,9 +383,9 @@ impl Base {
 }
 
 /// What workers send to the control side with, and what it receives with.
-fn control_channels() -> (Sender<NodeId>, Sender<ApiCall>, ControlInbox) {
+fn control_channels() -> (Sender<NodeId>, ApiCalls, ControlInbox) {
     let (failing_nodes, failures) = crossbeam_channel::bounded(FAILURE_REPORTS);
-    let (api, calls) = crossbeam_channel::bounded(API_CALLS_MAX);
+    let (api, calls) = ApiCalls::new();
     let inbox = ControlInbox {
         failing_nodes: failures,
         api: calls,
@@ -401,7 +401,7 @@ type Inboxes = Vec<mailbox::Receiver<Notice>>;
 /// notices.
 fn mailboxes(count: usize) -> io::Result<(Mailboxes, Inboxes)> {
     let turns = 2 * config::MAX_WAITING_MAX as usize;
-    let room = turns + api::CALLS_MAX + API_CALLS_MAX + OTHER_NOTICES_MAX;
+    let room = turns + api::CALLS_MAX + api::QUEUED_MAX + OTHER_NOTICES_MAX;
     (0..count).map(|_| mailbox::new(room)).collect()
 }
 
@@ -562,8 +562,6 @@ impl std::error::Error for StartError {}
 
 /// Reports of failing nodes that may wait for the control thread; it needs only one per node.
 const FAILURE_REPORTS: usize = 1024;
-/// Calls of the control API that may wait for a thread; further ones are refused.
-const API_CALLS_MAX: usize = 256;
 /// Access records that may wait for the writing thread; more are dropped and counted.
 const ACCESS_RECORDS_MAX: usize = 16 * 1024;
 /// Notices to a worker, other than about turns, that it may not have read yet.

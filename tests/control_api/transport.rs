@@ -10,7 +10,7 @@ use super::support::{Driver, Router, eventually, eventually_within, on_both_driv
 use super::{answer, ask, bearer, expect_error, json, login, request, router};
 
 /// Keeps the threads of the API busy: each change of the keys waits for this lock.
-fn lock_keys(router: &Router) -> Flock<File> {
+pub(crate) fn lock_keys(router: &Router) -> Flock<File> {
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -25,11 +25,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
 use crate::config::{Config, is_loopback};
 use crate::openai::ApiError;
-use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
+use crate::proxy::api::{Answer, ApiCall, ApiInbox, Outcome, Question};
 use crate::proxy::{Notice, Shared};
 use crate::runtime;
 use crate::store::Store;
@@ -69,7 +67,7 @@ pub(super) fn start(
     reloader: &Arc<Reloader>,
     store: Store,
     nodes: &NodeDesk,
-    calls: &Receiver<ApiCall>,
+    calls: &ApiInbox,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
@@ -89,7 +87,7 @@ pub(super) fn start(
             if let Err(error) = runtime::lower_priority() {
                 log::debug(format_args!("the control API keeps its priority: {error}"));
             }
-            for call in calls {
+            while let Some(call) = calls.next() {
                 serve(&context, call);
             }
         })?;
@@ -118,7 +116,7 @@ fn serve(context: &Context, call: ApiCall) {
     }
     let outcome = guarded(|| match question {
         Question::Request(request) => table::answer(context, *request),
-        Question::More(continuation) => match continuation.into_state::<Next>() {
+        Question::More(continuation) => match continuation.state::<Next>() {
             Some(Next(next)) => next(context),
             None => Err(ApiError::internal()),
         },

@@ -9,11 +9,17 @@
 //! Nothing here blocks or takes a lock. Every wait is bounded: the places of a worker, the calls under way,
 //! the time until an answer. A client that leaves gives its place up at once; the answer that still comes for
 //! it finds the place's generation changed and is dropped.
+//!
+//! Anybody may keep the control API busy. Then requests are refused; an answer that has begun goes on: it has
+//! places and a queue of its own, and is asked for again for a while before it is cut off.
 
 mod call;
 mod desk;
 mod live;
+mod queue;
 mod write;
+
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -34,9 +40,12 @@ pub use call::{
 };
 pub use desk::{CALLS_MAX, Ticket};
 pub use live::{Frame, Live, Watching};
+pub use queue::{ApiCalls, ApiInbox, QUEUED_MAX};
 
 pub(super) use desk::Desk;
 pub(super) use live::Viewers;
+
+use desk::{REQUESTS_MAX, Waiting};
 
 /// Answers a request to the control API.
 ///
@@ -87,16 +96,33 @@ async fn send_pieces(
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
     loop {
-        let piece = match ask(worker, client, Question::More(next)).await {
-            Ok(piece) => piece,
-            // The head is out: all that is left is not to pretend that the answer is whole.
-            Err(Stop::Answer(..)) => return Err(Stop::Cut),
-            Err(stop) => return Err(stop),
-        };
+        let piece = next_piece(worker, client, &next).await?;
         stream.piece(worker, client, &piece.body, trace).await?;
         match piece.more {
             Some(More::Piece(further)) => next = further,
             Some(More::Live(_)) | None => return Ok(stream.end(worker, client).await?),
+        }
+    }
+}
+
+/// Asks for the next piece, and again where nobody had time for it or the database did not answer.
+async fn next_piece(
+    worker: &Worker,
+    client: &mut Downstream,
+    next: &Continuation,
+) -> Result<ApiReply, Stop> {
+    let mut tries_left = PIECE_TRIES_MAX;
+    loop {
+        tries_left -= 1;
+        match ask(worker, client, Question::More(next.clone())).await {
+            Err(Stop::Answer(error, _))
+                if error.status == StatusCode::SERVICE_UNAVAILABLE && tries_left > 0 =>
+            {
+                client.inlet.watch(runtime::sleep(PIECE_PAUSE)).await?;
+            }
+            // The head is out: all that is left is not to pretend that the answer is whole.
+            Err(Stop::Answer(..)) => return Err(Stop::Cut),
+            outcome => return outcome,
         }
     }
 }
@@ -142,24 +168,31 @@ async fn ask(
     client: &mut Downstream,
     question: Question,
 ) -> Result<ApiReply, Stop> {
-    let Some(waiting) = worker.desk.take_place() else {
+    let Some(waiting) = hand_over(worker, question) else {
         return Err(ApiError::control_busy().into());
     };
-    let call = ApiCall {
-        worker: worker.index,
-        ticket: waiting.ticket(),
-        deadline: clock::now() + ANSWER_LIMIT,
-        question,
-    };
-    if worker.shared.api.try_send(call).is_err() {
-        return Err(ApiError::control_busy().into());
-    }
     let answered = runtime::timeout(ANSWER_LIMIT, waiting);
     match client.inlet.watch(answered).await? {
         Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => Err(error.into()),
         None => Err(ApiError::control_busy().into()),
     }
+}
+
+/// Hands a question over; the answer comes to the place it is given, within [`ANSWER_LIMIT`] or not at all. None
+/// where as many wait as may.
+fn hand_over(worker: &Worker, question: Question) -> Option<Waiting<'_>> {
+    let waiting = worker.desk.take_place(match question {
+        Question::Request(_) => REQUESTS_MAX,
+        Question::More(_) => CALLS_MAX,
+    })?;
+    let is_taken = worker.shared.api.send(ApiCall {
+        worker: worker.index,
+        ticket: waiting.ticket(),
+        deadline: clock::now() + ANSWER_LIMIT,
+        question,
+    });
+    is_taken.then_some(waiting)
 }
 
 impl ApiReply {
@@ -171,4 +204,8 @@ impl ApiReply {
 
 /// How long a client waits for the control side. What may take longer there has a shorter limit of its own
 /// and says so.
-const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often a piece is asked for. With the pauses it is longer than a database is busy with anything usual.
+const PIECE_TRIES_MAX: u32 = 6;
+/// How long the control side is left alone before it is asked again.
+const PIECE_PAUSE: Duration = Duration::from_secs(1);
