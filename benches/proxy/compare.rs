@@ -1,19 +1,22 @@
 //! The router beside everything it can be compared with: on another driver, nginx, HAProxy, and the
-//! same gateway built on tokio. Contenders take turns as in every other subject here.
+//! same gateway built on tokio, and a bare relay as the floor. Contenders take turns as in every other
+//! subject here.
 
 use std::time::Duration;
 
 use super::comparison::Comparison;
 use super::contender::Stage;
 use super::machine::{OPEN_FILES, raise_open_files};
+use super::memory::footprints;
 use super::options::Subject;
+use super::overload::overload;
 use super::rivals::Rivals;
 use super::series::Series;
 use super::throughput::{BODY_BYTES, body_size, busy, direct, streaming};
 use super::wrk::Wrk;
 use super::{Bench, Failure};
 
-/// Measures the wanted parts: unary, bodies, sse, latency.
+/// Measures the wanted parts: unary, bodies, sse, latency, overload, memory.
 pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
     bench.say("building the builds on tokio …");
     let rivals = Rivals::prepare()?;
@@ -22,6 +25,7 @@ pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
     let mut comparison = Comparison {
         setting: bench.setting()?,
         series: Vec::new(),
+        footprints: Vec::new(),
     };
     comparison.setting.extend(rivals.versions());
     for part in &bench.options.subjects {
@@ -31,7 +35,11 @@ pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
             Subject::Bodies => bodies(bench, &rivals)?,
             Subject::Sse => sse(bench, &rivals)?,
             Subject::Latency => latency(bench, &rivals)?,
-            Subject::Memory => return Err("compare has no part memory".into()),
+            Subject::Overload => overload(bench, &rivals, rounds(bench))?,
+            Subject::Memory => {
+                comparison.footprints = footprints(bench, |stage| rivals.all(stage))?;
+                Vec::new()
+            }
         });
     }
     Ok(comparison)

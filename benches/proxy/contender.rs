@@ -33,6 +33,8 @@ pub(crate) struct Stage<'s> {
     pub(crate) streaming: bool,
     /// Idle connections to the node that each of them keeps.
     pub(crate) kept: usize,
+    /// Requests the node works on at once, as far as a proxy can be told; `None`: any number.
+    pub(crate) slots: Option<u32>,
 }
 
 impl Stage<'_> {
@@ -159,6 +161,7 @@ http {{
         let (host, port) = (address.ip(), address.port());
         let data = directory.join("data");
         let (data, key, model) = (data.display(), client::KEY, client::MODEL);
+        let slots = self.slots.unwrap_or(100_000);
         format!(
             r#"[server]
 host = "{host}"
@@ -180,13 +183,13 @@ api_keys = ["{key}"]
 name = "node"
 base_url = "http://{node}"
 models = ["{model}"]
-max_concurrency = 100000
+max_concurrency = {slots}
 "#
         )
     }
 
     /// The floor: a relay on the same runtime that reads, frames and forwards, nothing else.
-    fn relay(&self) -> Result<Contender, Failure> {
+    pub(crate) fn relay(&self) -> Result<Contender, Failure> {
         let arguments = [
             role::RELAY.to_owned(),
             self.node.to_string(),

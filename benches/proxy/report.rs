@@ -4,12 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::date;
-
-use super::Failure;
 use super::contender::{NGINX, ROUTER};
-use super::memory::{Footprint, Kind};
+use super::memory::{self, Footprint, Kind};
 use super::series::{Series, Spread};
+use super::{Failure, date};
 
 /// Everything that was measured.
 #[derive(Debug, Default)]
@@ -34,7 +32,7 @@ impl Report {
         }
         if !self.footprints.is_empty() {
             out.push_str("\n## Memory\n\n");
-            out.push_str(&self.footprint_table());
+            out.push_str(&memory::table(&self.footprints));
         }
         out.push_str("\n## Targets\n\n");
         out.push_str(&self.target_table());
@@ -113,25 +111,6 @@ impl Report {
         out
     }
 
-    fn footprint_table(&self) -> String {
-        let mut out = String::from(
-            "| connections | proxy | each, KiB | at rest, MiB | with all, MiB |\n|---|---|---|---|---|\n",
-        );
-        for seen in &self.footprints {
-            let _ = writeln!(
-                out,
-                "| {} × {} | {} | {:.2} | {:.1} | {:.1} |",
-                seen.count,
-                seen.kind.name(),
-                seen.name,
-                seen.bytes_each() / 1024.0,
-                mebibytes(seen.bytes_at_rest),
-                mebibytes(seen.bytes_with_all),
-            );
-        }
-        out
-    }
-
     fn target_table(&self) -> String {
         let mut out = String::from("| target | measured | |\n|---|---|---|\n");
         let mut row = |target: &str, measured: Option<f64>, limit: f64| {
@@ -174,10 +153,6 @@ fn ratio(spread: Spread) -> String {
 
 fn nothing() -> String {
     "–".to_owned()
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 const METHOD: &str = "\
