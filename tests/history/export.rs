@@ -33,7 +33,7 @@ fn filled(data: &DataDir) -> (Router, ScriptedNode) {
 }
 
 fn records_are_there(router: &Router, data: &DataDir) {
-    crate::support::eventually("all are written", || {
+    eventually("all are written", || {
         get(router, data, "/api/history?per_page=1")["total"] == COUNT
     });
 }

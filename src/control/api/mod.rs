@@ -78,6 +78,7 @@ pub(super) fn start(
         reloader: Arc::clone(reloader),
         nodes: nodes.clone(),
     });
+    shared.api.watch_by(table::refuse_at_once);
     warn_of_default_password(&shared.config.current());
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());

@@ -1,9 +1,10 @@
 //! The worker's half of the control API: receives a request whole, hands it to the threads that may
-//! block, and sends what they answer. Knows no endpoint: what a path means is a matter of `control`.
+//! block, and sends what they answer. Knows no endpoint: what a path means is a matter of `control`, which also
+//! gives the function that refuses at once what needs no thread for it.
 //!
 //! ```text
-//! worker   receive ─ take a place at the desk ─ hand over ─ … wait, watching the client … ─ send
-//! api-N                                        └─ look up, check, work ─ Notice::Answer ─┘
+//! worker   receive ─ let in ─ take a place at the desk ─ hand over ─ … wait, watching the client … ─ send
+//! api-N                                                 └─ look up, check, work ─ Notice::Answer ─┘
 //! ```
 //!
 //! Nothing here blocks or takes a lock. Every wait is bounded: the places of a worker, the calls under way,
@@ -40,7 +41,7 @@ pub use call::{
 };
 pub use desk::{CALLS_MAX, Ticket};
 pub use live::{Frame, Live, Watching};
-pub use queue::{ApiCalls, ApiInbox, QUEUED_MAX};
+pub use queue::{ApiCalls, ApiInbox, Doorman, QUEUED_MAX};
 
 pub(super) use desk::Desk;
 pub(super) use live::Viewers;
@@ -62,9 +63,13 @@ pub(super) async fn answer(
     }
     let mut body = receive_body(worker, client, request, trace).await?;
     trace.body_received(body.len());
-    let question = question(client, request, &mut body);
+    let asked = api_request(client, request, &mut body);
     drop(body);
-    let mut reply = ask(worker, client, question).await?;
+    let shared = &worker.shared;
+    shared
+        .api
+        .let_in(&asked, &shared.keys.load(), clock::unix_secs())?;
+    let mut reply = ask(worker, client, Question::Request(asked)).await?;
     let more = reply.more.take();
     let is_head = request.method == Method::Head;
     match more {
@@ -145,21 +150,21 @@ async fn receive_body(
     Ok(body)
 }
 
-fn question(client: &Downstream, request: &mut Request, body: &mut Body) -> Question {
+fn api_request(client: &Downstream, request: &mut Request, body: &mut Body) -> Box<ApiRequest> {
     let target = std::str::from_utf8(request.target()).unwrap_or_default();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
     let (path, query) = (path.into(), query.map(Into::into));
-    Question::Request(Box::new(ApiRequest {
+    Box::new(ApiRequest {
         method: request.method,
         path,
         query,
         peer: client.peer,
         head: request.api.take().map(|head| *head).unwrap_or_default(),
         body: body.bytes().to_vec().into(),
-    }))
+    })
 }
 
 /// Hands a question over and waits for its answer.

@@ -1,15 +1,26 @@
 //! The way of calls from the workers to the threads that answer them. Owns its bounds. New requests and what
-//! goes on wait apart: however many begin something, what was begun can go on.
+//! goes on wait apart: however many begin something, what was begun can go on. What the control side can refuse
+//! without a thread does not wait at all.
+
+use std::sync::OnceLock;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::{ApiCall, Question};
+use crate::auth::key::KeySet;
+use crate::openai::ApiError;
+
+use super::{ApiCall, ApiRequest, Question};
 
 /// Where workers hand calls over.
 pub struct ApiCalls {
     requests: Sender<ApiCall>,
     more: Sender<ApiCall>,
+    doorman: OnceLock<Doorman>,
 }
+
+/// Refuses a request that needs no more than the valid keys and the time, in Unix seconds, to be refused. Called
+/// by workers: it must not wait for anything.
+pub type Doorman = fn(&ApiRequest, &KeySet, u64) -> Result<(), ApiError>;
 
 /// Where the threads of the control API receive them; each call reaches one of them.
 #[derive(Clone)]
@@ -28,7 +39,30 @@ impl ApiCalls {
             requests: new,
             more: begun,
         };
-        (Self { requests, more }, inbox)
+        let calls = Self {
+            requests,
+            more,
+            doorman: OnceLock::new(),
+        };
+        (calls, inbox)
+    }
+
+    /// Has `doorman` look at each request first. The first one stays.
+    pub fn watch_by(&self, doorman: Doorman) {
+        let _ = self.doorman.set(doorman);
+    }
+
+    /// Whether a request is to be handed over.
+    pub(super) fn let_in(
+        &self,
+        request: &ApiRequest,
+        keys: &KeySet,
+        unix_secs: u64,
+    ) -> Result<(), ApiError> {
+        match self.doorman.get() {
+            Some(doorman) => doorman(request, keys, unix_secs),
+            None => Ok(()),
+        }
     }
 
     /// Hands a call over; false when as many wait as may.
