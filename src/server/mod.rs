@@ -39,7 +39,7 @@ use handover::{Giver, Offer, Taken};
 use signals::{Request, Signals};
 use sockets::Sockets;
 use supervisor::Supervisor;
-use worker::{Connections, WorkerStart};
+use worker::{Connections, Losses, WorkerStart};
 
 /// Blocks the signals a server waits for, in this thread and every thread it starts from now on. Only
 /// needed when other threads are started before [`Server::start`], which does it too.
@@ -57,6 +57,8 @@ pub enum Ending {
     Clean,
     /// Exchanges had to be aborted: the grace period was over, or a second signal came.
     Aborted,
+    /// A worker had ended by a fault, and what it was serving with it. The router is to be started again.
+    Failed,
 }
 
 /// Why the server could not start.
@@ -112,6 +114,8 @@ pub struct Orders<'o> {
 enum Leaving {
     /// A signal.
     Told,
+    /// A worker has ended, and others shall not take its place.
+    Failed,
     /// This process has taken over.
     HandedOver(u32),
 }
@@ -120,7 +124,7 @@ impl Leaving {
     /// What the workers are to do.
     fn notice(self) -> Notice {
         match self {
-            Self::Told => Notice::CloseListeners,
+            Self::Told | Self::Failed => Notice::CloseListeners,
             Self::HandedOver(_) => Notice::ReleaseListeners,
         }
     }
@@ -132,6 +136,7 @@ pub struct Server {
     shared: Arc<Shared>,
     /// Accept tasks that run, of all workers.
     accepting: Arc<AtomicUsize>,
+    losses: Arc<Losses>,
     signals: Signals,
     supervisor: Arc<Supervisor>,
     /// Waits for a process that takes over, where that is possible.
@@ -181,8 +186,11 @@ impl Server {
         start_control(Arc::clone(&shared), control_inbox)
             .map_err(system("start the control threads"))?;
         let accepting = Arc::default();
+        let knocker = signals.knocker().map_err(system("start a worker"))?;
+        let losses = Arc::new(Losses::new(knocker));
         let seats = inboxes.into_iter().zip(sockets.shares(worker_count)?);
-        let workers = start_workers(&shared, seats.collect(), connection_count_max, &accepting)?;
+        let seats = seats.collect();
+        let workers = start_workers(&shared, seats, connection_count_max, &accepting, &losses)?;
         if arrival == Arrival::Upgrade && signals.end_is_pending() {
             // The process before goes on; had it left by now, nobody would serve.
             return Err(StartError::Config(ENDED_EARLY.to_owned()));
@@ -201,6 +209,7 @@ impl Server {
             address,
             shared,
             accepting,
+            losses,
             signals,
             supervisor,
             giver,
@@ -227,12 +236,16 @@ impl Server {
         }
     }
 
-    /// Serves until a signal ends it or another process has taken over, then drains.
+    /// Serves until a signal ends it, another process has taken over or a worker has ended, then drains.
     pub fn run(self, orders: &Orders<'_>) -> Ending {
         let leaving = loop {
+            if self.losses.any() {
+                break self.end(Leaving::Failed);
+            }
             match self.signals.wait_for_request() {
-                Request::End => break self.end(),
+                Request::End => break self.end(Leaving::Told),
                 Request::HandedOver(process) => break Leaving::HandedOver(process),
+                Request::WorkerEnded => {}
                 Request::Upgrade => (orders.upgrade)(),
                 Request::Reload => {
                     self.supervisor.reloading();
@@ -240,29 +253,35 @@ impl Server {
                 }
             }
         };
-        let ending = self.drain(leaving);
+        let mut ending = self.drain(leaving);
+        if self.losses.any() {
+            log::error(format_args!(
+                "a worker has ended by a fault: this process has failed, and is to be started again"
+            ));
+            ending = Ending::Failed;
+        }
         if let Some(writer) = self.access_log {
             writer.finish();
         }
         ending
     }
 
-    /// A signal asks for the end.
-    fn end(&self) -> Leaving {
+    /// The end has come for this reason.
+    fn end(&self, reason: Leaving) -> Leaving {
         if self.giver.as_ref().is_none_or(Giver::stop) {
             self.supervisor.stopping();
-            return Leaving::Told;
+            return reason;
         }
         // Another process has just taken over: its sockets must be left alone.
         match self.signals.wait_for_handover() {
             Some(process) => Leaving::HandedOver(process),
-            None => Leaving::Told,
+            None => reason,
         }
     }
 
     /// Readiness fails at once; listeners close after the announce time; exchanges get the grace
     /// time to finish. Another signal ends it where it is. Where another process accepts, there is nothing
-    /// to announce.
+    /// to announce, and where a worker is missing, there is no time for it.
     fn drain(&self, leaving: Leaving) -> Ending {
         let server = &self.shared.config.current().server;
         let (announce, mut signals_left) = match leaving {
@@ -272,6 +291,13 @@ impl Server {
                     server.drain_announce, server.drain_grace
                 ));
                 (server.drain_announce, 1)
+            }
+            Leaving::Failed => {
+                log::warn(format_args!(
+                    "draining: closing the listeners, then waiting up to {:?} for exchanges",
+                    server.drain_grace
+                ));
+                (Duration::ZERO, 1)
             }
             Leaving::HandedOver(process) => {
                 log::info(format_args!(
@@ -431,12 +457,13 @@ fn start_workers(
     seats: Vec<(mailbox::Receiver<Notice>, Vec<TcpListener>)>,
     connection_count_max: u32,
     accepting: &Arc<AtomicUsize>,
+    losses: &Arc<Losses>,
 ) -> Result<Steps, StartError> {
     let connections = Arc::new(Connections::new(connection_count_max));
     let is_pinned = shared.config.current().server.pin_workers;
     let cores = limits::available_cores();
     let worker_count = seats.len();
-    let (started, outcomes) = crossbeam_channel::bounded(2 * worker_count);
+    let (started, outcomes) = crossbeam_channel::bounded(WORDS_MAX * worker_count);
     for (index, (inbox, listeners)) in seats.into_iter().enumerate() {
         let pinned_core = match is_pinned {
             true => cores.get(index % cores.len().max(1)).copied(),
@@ -451,6 +478,7 @@ fn start_workers(
             shared: Arc::clone(shared),
             accepting: Arc::clone(accepting),
             started: started.clone(),
+            losses: Arc::clone(losses),
         })
         .map_err(system("start a worker"))?;
     }
@@ -560,6 +588,8 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What a worker says at most: two steps that it has done, and that it has ended, perhaps with a reason.
+const WORDS_MAX: usize = 4;
 /// Reports of failing nodes that may wait for the control thread; it needs only one per node.
 const FAILURE_REPORTS: usize = 1024;
 /// Access records that may wait for the writing thread; more are dropped and counted.
