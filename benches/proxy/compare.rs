@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::comparison::Comparison;
-use super::contender::Stage;
+use super::contender::{ROUTER, ROUTER_HISTORY, Stage};
 use super::machine::{OPEN_FILES, raise_open_files};
 use super::memory::footprints;
 use super::options::Subject;
@@ -66,7 +66,32 @@ fn unary(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
             busy(&wrk, contender, *connection_count)
         })
     };
-    CONNECTION_COUNTS.iter().map(measure).collect()
+    let mut series: Vec<Series> = CONNECTION_COUNTS
+        .iter()
+        .map(measure)
+        .collect::<Result<_, _>>()?;
+    drop(contenders);
+    series.push(history(bench, &stage, &wrk)?);
+    Ok(series)
+}
+
+/// The router as it comes, which records each request in its database, beside itself without. Apart from
+/// the others: what it still writes when its turn is over would be in theirs.
+fn history(bench: &Bench<'_>, stage: &Stage<'_>, wrk: &Wrk<'_>) -> Result<Series, Failure> {
+    let keeping = Stage {
+        has_history: true,
+        ..*stage
+    };
+    let contenders = [
+        stage.router(ROUTER, None)?,
+        keeping.router(ROUTER_HISTORY, None)?,
+    ];
+    let case = "request history, 64 connections";
+    bench.say(case);
+    let what = ("unary", case, "request");
+    Series::measure(what, &contenders, rounds(bench), |contender| {
+        busy(wrk, contender, 64)
+    })
 }
 
 /// Chats of growing size on 64 connections.

@@ -314,7 +314,9 @@ events the client received. What counts is the median of the ratios within a rou
 with any answer that is no success, a failed connection, or an event that is lost, crossed or out of order fails as a
 whole.
 
-- router: key required, routing, admission, queue and metrics on, access log off; on io_uring, and on epoll.
+- router: key required, routing, admission, queue and metrics on; access log and request history off, like the others';
+  on io_uring, and on epoll. `router, history` is the router as it comes: each request becomes a row of its database,
+  written by a thread of its own, whose CPU time is in the figure and which shares the one core with the worker here.
 - nginx and haproxy: reverse proxies without key check or routing, no log; request bodies in memory, streams unbuffered
   (`proxy_buffering off`, `option http-no-delay`).
 - hyper-per-core and axum-reqwest: `benches/tokio`, with the router's own configuration, key check, model peek,

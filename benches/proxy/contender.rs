@@ -22,7 +22,7 @@ pub(crate) struct Contender {
 }
 
 /// What contenders are started with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stage<'s> {
     pub(crate) options: &'s Options,
     pub(crate) cores: Cores,
@@ -35,6 +35,8 @@ pub(crate) struct Stage<'s> {
     pub(crate) kept: usize,
     /// Requests the node works on at once, as far as a proxy can be told; `None`: any number.
     pub(crate) slots: Option<u32>,
+    /// Whether the router keeps the request history, which the others have nothing like.
+    pub(crate) has_history: bool,
 }
 
 impl Stage<'_> {
@@ -162,6 +164,7 @@ http {{
         let data = directory.join("data");
         let (data, key, model) = (data.display(), client::KEY, client::MODEL);
         let slots = self.slots.unwrap_or(100_000);
+        let has_history = self.has_history;
         format!(
             r#"[server]
 host = "{host}"
@@ -177,6 +180,8 @@ max_concurrent = 100000
 max_idle_per_host = {kept}
 [http]
 idle_timeout_secs = 3600
+[history]
+enabled = {has_history}
 [auth]
 api_keys = ["{key}"]
 [[nodes]]
@@ -248,6 +253,7 @@ pub(crate) fn ready(
 
 pub(crate) const ROUTER: &str = "router";
 pub(crate) const ROUTER_LOGGING: &str = "router, access log";
+pub(crate) const ROUTER_HISTORY: &str = "router, history";
 pub(crate) const NGINX: &str = "nginx";
 pub(crate) const RELAY: &str = "bare relay";
 /// Idle connections to the node that each proxy keeps, unless more are measured.

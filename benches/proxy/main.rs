@@ -163,6 +163,7 @@ impl<'b> Bench<'b> {
             streaming,
             kept: contender::KEPT,
             slots: None,
+            has_history: false,
         }
     }
 

@@ -163,7 +163,7 @@ requests `wrk` completed or the events the client received. The machine drifts w
 median of the ratios within a round. A run with any answer that is no success, a failed connection, or an event that is
 lost, crossed or out of order fails as a whole.
 
-- Router: key required, routing, admission and metrics on, access log off. nginx: reverse proxy to the same node with
+- Router: key required, routing, admission and metrics on, access log and request history off. nginx: reverse proxy to the same node with
   128 kept connections, access log off, request bodies buffered in memory (up to 2 MiB; its default would be a file from
   16 KiB on), `proxy_buffering off` for streams.
 - Bare relay: the router's runtime, reading, framing and forwarding, nothing else: a floor.
