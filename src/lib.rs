@@ -91,7 +91,9 @@
 //!   learns in the same instruction whether it must hand over. `admission::queues` tells why nothing is
 //!   lost; loom models and a simulation check it.
 //! * **Workers know nothing of the control API.** They receive a request whole, hand it over through a bounded
-//!   queue and send what comes back; [`control::api`] has the routes, and threads that may block.
+//!   queue and send what comes back; [`control::api`] has the routes, and threads that may block. What it can
+//!   refuse without a lock it refuses on the worker, by a function it has handed in. New requests cannot take
+//!   the last places and have a queue of their own, so that whoever keeps them busy ends nothing that was begun.
 //! * **The configuration is replaced, never changed.** A worker keeps its own reference, takes the next one
 //!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
 //!   on, and no request pays for it with an atomic operation.

@@ -14,6 +14,8 @@
 
 mod support;
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -458,4 +460,93 @@ fn chat_records(router: &Router) -> (usize, usize) {
         .filter(|record| record["endpoint"] == "chat_completions")
         .partition(|record| record["status"] == 200);
     (answered.len(), dropped.len())
+}
+
+#[test]
+fn a_worker_that_dies_ends_the_process_as_a_failure_and_the_others_drain() {
+    on_both_drivers(|driver| {
+        let (node, gate) = gated_node();
+        let router = RouterConfig::new(driver)
+            .set("server.drain_announce_secs", 60)
+            .node("n", &node)
+            .start();
+        let mut clients: Vec<RawClient> = (0..24).map(|_| begin_stream(&router)).collect();
+        if !break_last_mailbox(&router) {
+            note("the system does not let a test reach into its own child: not tested");
+            return;
+        }
+        eventually("the worker has ended", || {
+            router
+                .stderr()
+                .contains("worker 1 has ended; so does the process")
+        });
+        eventually("new connections are refused", || is_refused(&router));
+        gate.open();
+        for client in &mut clients {
+            let (rest, end) = client.read_to_end();
+            assert!(rest.ends_with(b"data: 9\n\n\r\n0\r\n\r\n"));
+            assert_eq!(end, End::Fin);
+        }
+        drop(clients);
+        assert_eq!(router.wait_exit(Duration::from_secs(5)), 1);
+        let log = router.stderr();
+        assert!(log.contains("this process has failed"), "{log}");
+    });
+}
+
+/// Shuts down the sockets that wake the last worker, so that it ends; false if the system does not let us.
+fn break_last_mailbox(router: &Router) -> bool {
+    let unnamed: Vec<String> = std::fs::read_to_string(format!("/proc/{}/net/unix", router.pid()))
+        .unwrap()
+        .lines()
+        .map(|line| {
+            line.split_whitespace()
+                .map(ToOwned::to_owned)
+                .collect::<Vec<_>>()
+        })
+        // Streams (type 1) that are connected (state 3) and have no name behind their inode.
+        .filter(|fields| fields.len() == 7 && fields[4] == "0001" && fields[5] == "03")
+        .map(|fields| format!("socket:[{}]", fields[6]))
+        .collect();
+    let mut pairs: Vec<(i32, String)> = std::fs::read_dir(format!("/proc/{}/fd", router.pid()))
+        .unwrap()
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let target = std::fs::read_link(&path).ok()?.to_str()?.to_owned();
+            let number = path.file_name()?.to_str()?.parse().ok()?;
+            unnamed.contains(&target).then_some((number, target))
+        })
+        .collect();
+    pairs.sort_unstable();
+    // Others are copies of the first.
+    let mut seen = Vec::new();
+    pairs.retain(|(_, target)| {
+        let is_new = !seen.contains(target);
+        seen.push(target.clone());
+        is_new
+    });
+    // The main thread's comes first, then that of each of the two workers.
+    assert_eq!(pairs.len(), 6, "{pairs:?}");
+    pairs[4..]
+        .iter()
+        .all(|(number, _)| shut_down_in(router.pid(), *number))
+}
+
+/// Shuts down a socket of another process.
+fn shut_down_in(pid: i32, socket: i32) -> bool {
+    // SAFETY: plain numbers go in and out; what comes out is ours to own.
+    #[expect(unsafe_code, reason = "nothing wraps these two system calls")]
+    let copy = unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if process < 0 {
+            return false;
+        }
+        let process = OwnedFd::from_raw_fd(process as i32);
+        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), socket, 0);
+        if copy < 0 {
+            return false;
+        }
+        UnixStream::from_raw_fd(copy as i32)
+    };
+    copy.shutdown(std::net::Shutdown::Both).is_ok()
 }

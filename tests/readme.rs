@@ -241,6 +241,41 @@ fn its_error_table_has_exactly_the_codes_the_router_sends() {
 }
 
 #[test]
+fn its_table_of_the_control_api_has_exactly_the_codes_that_api_sends() {
+    let readme = readme();
+    let section = readme.split("\n## Control API").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section
+        .lines()
+        .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"));
+    let named: BTreeSet<&str> = rows
+        .flat_map(|row| row.split('|').nth(2).unwrap().split('`').skip(1).step_by(2))
+        .collect();
+    let own = repository_file("src/openai/control_error.rs");
+    let is_code = |text: &&str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let mut sent: BTreeSet<&str> = own
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .filter(is_code)
+        .filter(|text| !text.is_empty())
+        .collect();
+    for kind in ["authentication_error", "permission_error", "server_error"] {
+        assert!(sent.remove(kind), "no error is of type {kind}");
+    }
+    let handlers = ["keys", "nodes"].map(|name| format!("src/control/api/{name}.rs"));
+    let handlers = handlers.map(|path| repository_file(&path)).concat();
+    for call in ["::conflict(", "::no_such(", "::forbidden("] {
+        let calls = handlers.split(call).skip(1);
+        sent.extend(calls.map(|call| call.split('"').nth(1).unwrap()));
+    }
+    assert_eq!(named, sent);
+}
+
+#[test]
 fn every_file_it_links_or_runs_exists() {
     let readme = readme();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -172,6 +172,8 @@ fn exit_code(ending: Ending) -> ExitCode {
     match ending {
         Ending::Clean => ExitCode::SUCCESS,
         Ending::Aborted => ExitCode::from(DRAIN_ABORTED),
+        // As at the start: whoever started it may try again.
+        Ending::Failed => ExitCode::FAILURE,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::telemetry::{
 };
 use crate::upstream::Pool;
 
-use super::api::{Answer, ApiCall, Desk, Frame, Live, Viewers};
+use super::api::{Answer, ApiCalls, ApiInbox, Desk, Frame, Live, Viewers};
 use super::changes::{Change, Changes};
 use super::probe_token::ProbeToken;
 use super::request_id::{RequestId, RequestIds};
@@ -94,7 +94,7 @@ pub struct Shared {
     /// Nodes that failed too often in a row, for the control thread to judge.
     pub failing_nodes: Sender<NodeId>,
     /// Calls of the control API, for the threads that may block.
-    pub api: Sender<ApiCall>,
+    pub api: ApiCalls,
     /// What those see who watch the router live.
     pub live: Live,
     /// The wall clock in seconds since the Unix epoch, kept within a second by the control thread.
@@ -108,7 +108,7 @@ pub struct ControlInbox {
     /// Nodes that failed too often in a row.
     pub failing_nodes: Receiver<NodeId>,
     /// Calls of the control API.
-    pub api: Receiver<ApiCall>,
+    pub api: ApiInbox,
 }
 
 impl Shared {

@@ -27,13 +27,24 @@ pub(super) enum Request {
     Upgrade,
     /// No signal: the process of this number has taken over.
     HandedOver(u32),
+    /// No signal: a worker has ended.
+    WorkerEnded,
 }
 
-/// Tells the main thread, from another one, that a process has taken over.
+/// Tells the main thread, from another one, what has happened.
 pub(super) struct Knocker(UnixStream);
 
 impl Knocker {
+    /// The process of this number has taken over.
     pub(super) fn handed_over(&self, process: u32) {
+        self.knock(process);
+    }
+
+    pub(super) fn worker_ended(&self) {
+        self.knock(NO_PROCESS);
+    }
+
+    fn knock(&self, process: u32) {
         // There is room, and the main thread ends with the process.
         let _ = (&self.0).write_all(&process.to_ne_bytes());
     }
@@ -61,7 +72,7 @@ impl Signals {
         })
     }
 
-    /// For the thread that hands over.
+    /// For another thread.
     pub(super) fn knocker(&self) -> io::Result<Knocker> {
         self.knocker.try_clone().map(Knocker)
     }
@@ -121,7 +132,10 @@ impl Signals {
         let _ = poll(&mut watched, timeout);
         let mut process = [0; 4];
         if (&self.knocks).read_exact(&mut process).is_ok() {
-            return Some(Request::HandedOver(u32::from_ne_bytes(process)));
+            return Some(match u32::from_ne_bytes(process) {
+                NO_PROCESS => Request::WorkerEnded,
+                process => Request::HandedOver(process),
+            });
         }
         let signal = self.receiver.read_signal().ok()??;
         match Signal::try_from(i32::try_from(signal.ssi_signo).ok()?).ok()? {
@@ -132,5 +146,7 @@ impl Signals {
     }
 }
 
+/// The number of no process.
+const NO_PROCESS: u32 = 0;
 /// How long a word of another thread of this process may take.
 const KNOCK_PATIENCE: Duration = Duration::from_secs(5);

@@ -5,19 +5,20 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::admission::LimitedCounter;
 use crate::proxy::{self, Notice, Shared, Worker};
 use crate::runtime::{self, Listener, Stream, mailbox};
 use crate::telemetry::{Gauge, Occurrence, log};
+
+use super::signals::Knocker;
 
 /// Client connections of the whole process, and how many there may be.
 pub(super) type Connections = LimitedCounter;
@@ -35,6 +36,33 @@ pub(super) struct WorkerStart {
     pub(super) accepting: Arc<AtomicUsize>,
     /// Where the worker says that it could accept connections, then that it does, or why it cannot.
     pub(super) started: Sender<io::Result<()>>,
+    /// Where it is told that the worker has ended.
+    pub(super) losses: Arc<Losses>,
+}
+
+/// Whether a worker has ended while the process runs; the main thread is told at once.
+pub(super) struct Losses {
+    any: AtomicBool,
+    knocker: Knocker,
+}
+
+impl Losses {
+    /// None yet.
+    pub(super) fn new(knocker: Knocker) -> Self {
+        Self {
+            any: AtomicBool::new(false),
+            knocker,
+        }
+    }
+
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    fn add(&self) {
+        self.any.store(true, Ordering::Release);
+        self.knocker.worker_ended();
+    }
 }
 
 /// Starts the thread.
@@ -52,19 +80,36 @@ fn run(start: WorkerStart) {
     }
     let driver = start.shared.driver;
     let started = start.started.clone();
-    let _watch = Watch { index };
+    let _watch = Watch::of(&start);
     let ended = runtime::block_on(driver, work(start));
     if let Ok(Err(error)) | Err(error) = ended {
-        log::error(format_args!("worker {index}: {error}"));
-        // Nobody listens any more once all workers have started.
-        let _ = started.try_send(Err(error));
+        fail(index, error, &started);
     }
+}
+
+/// Says why a worker has ended.
+fn fail(index: usize, error: io::Error, started: &Sender<io::Result<()>>) {
+    log::error(format_args!("worker {index}: {error}"));
+    // Nobody listens any more once all workers have started.
+    let _ = started.try_send(Err(error));
 }
 
 /// Ends the process when its worker ends, also by a panic: a listener nobody serves would take
 /// connections from the other workers and leave them unanswered.
 struct Watch {
     index: usize,
+    started: Sender<io::Result<()>>,
+    losses: Arc<Losses>,
+}
+
+impl Watch {
+    fn of(start: &WorkerStart) -> Self {
+        Self {
+            index: start.index,
+            started: start.started.clone(),
+            losses: Arc::clone(&start.losses),
+        }
+    }
 }
 
 impl Drop for Watch {
@@ -73,8 +118,10 @@ impl Drop for Watch {
             "worker {} has ended; so does the process",
             self.index
         ));
-        // The signal is blocked and received by the main thread, which drains what is left.
-        let _ = kill(Pid::this(), Signal::SIGTERM);
+        // At the start somebody may wait for its word; a panic has said nothing.
+        let _ = self.started.try_send(Err(io::Error::other("it ended")));
+        // The main thread drains what is left.
+        self.losses.add();
     }
 }
 
@@ -85,6 +132,7 @@ fn pin(core: usize) -> io::Result<()> {
 }
 
 async fn work(start: WorkerStart) -> io::Result<()> {
+    let watch = Watch::of(&start);
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let (low, high) = seed.split_at(8);
@@ -102,25 +150,50 @@ async fn work(start: WorkerStart) -> io::Result<()> {
         pause: Cell::new(PAUSE_MIN),
     });
     runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
-    // There is room for two words of each worker.
+    // There is room for all words of each worker.
     let _ = start.started.try_send(Ok(()));
-    let (accepting, started) = (start.accepting, start.started);
-    start
-        .inbox
-        .run(|notice| match notice {
-            Notice::OpenListeners => {
-                acceptor.open(&accepting);
-                let _ = started.try_send(Ok(()));
-            }
-            Notice::CloseListeners => runtime::spawn(Rc::clone(&acceptor).close_gently()),
-            Notice::ReleaseListeners => acceptor.release(),
-            Notice::Turn { seat } => acceptor.worker.turn_came(seat),
-            Notice::Frame => acceptor.worker.frame_came(),
-            Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
-            Notice::NodesChanged => acceptor.worker.nodes_changed(),
-            Notice::ConfigChanged => acceptor.worker.follow_config(),
-        })
-        .await
+    let hearing = Hearing { acceptor, watch };
+    // A task of its own: what is being served goes on when it ends, until all is drained.
+    runtime::spawn(hear(start.inbox, hearing, start.accepting, start.started));
+    std::future::pending().await
+}
+
+/// A worker that is told what to do. When it is not any more, also by a panic, it leaves: nobody could tell it
+/// so.
+struct Hearing {
+    acceptor: Rc<Acceptor>,
+    watch: Watch,
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        runtime::spawn(Rc::clone(&self.acceptor).close_gently());
+    }
+}
+
+async fn hear(
+    inbox: mailbox::Receiver<Notice>,
+    hearing: Hearing,
+    accepting: Arc<AtomicUsize>,
+    started: Sender<io::Result<()>>,
+) {
+    let acceptor = &hearing.acceptor;
+    let ended = inbox.run(|notice| match notice {
+        Notice::OpenListeners => {
+            acceptor.open(&accepting);
+            let _ = started.try_send(Ok(()));
+        }
+        Notice::CloseListeners => runtime::spawn(Rc::clone(acceptor).close_gently()),
+        Notice::ReleaseListeners => acceptor.release(),
+        Notice::Turn { seat } => acceptor.worker.turn_came(seat),
+        Notice::Frame => acceptor.worker.frame_came(),
+        Notice::Answer(answer) => acceptor.worker.answer_came(*answer),
+        Notice::NodesChanged => acceptor.worker.nodes_changed(),
+        Notice::ConfigChanged => acceptor.worker.follow_config(),
+    });
+    if let Err(error) = ended.await {
+        fail(hearing.watch.index, error, &started);
+    }
 }
 
 async fn tidy_forever(worker: Rc<Worker>) {

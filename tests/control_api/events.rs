@@ -11,14 +11,14 @@ use super::support::{
 use super::{ask, bearer, config, expect_error, login, make_key, request, router};
 
 /// A client that watches.
-struct Viewer {
+pub(crate) struct Viewer {
     client: RawClient,
     received: String,
 }
 
 impl Viewer {
     #[track_caller]
-    fn start(router: &Router, credential: &str) -> Self {
+    pub(crate) fn start(router: &Router, credential: &str) -> Self {
         let mut client = router.connect();
         let fields = [("Authorization", credential)];
         client.send(&request("GET", "/api/events", &fields, None));
@@ -34,7 +34,7 @@ impl Viewer {
 
     /// The next event; nothing once the stream has ended as it should.
     #[track_caller]
-    fn next(&mut self) -> Option<(String, Value)> {
+    pub(crate) fn next(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.received.find("\n\n") {
                 let event: String = self.received.drain(..end + 2).collect();
@@ -50,7 +50,7 @@ impl Viewer {
 
     /// The next event of this name, others left out.
     #[track_caller]
-    fn next_named(&mut self, wanted: &str) -> Value {
+    pub(crate) fn next_named(&mut self, wanted: &str) -> Value {
         loop {
             let (name, data) = self.next().unwrap();
             if name == wanted {

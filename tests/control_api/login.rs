@@ -164,7 +164,7 @@ fn five_wrong_passwords_lock_their_source_out() {
     let wait: u64 = locked.head.field("retry-after").unwrap().parse().unwrap();
     assert!((890..=900).contains(&wait), "{wait}");
     // Another loopback address is another source.
-    let mut other = from_another_loopback_address(router.address());
+    let mut other = from_address([127, 0, 0, 9], router.address());
     let body = r#"{"username":"admin","password":"correct horse"}"#;
     other.send(&request("POST", "/api/auth/login", &[], Some(body)));
     assert_eq!(answer(&mut other, "POST").status, 200);
@@ -335,11 +335,10 @@ fn an_unknown_user_costs_the_same_time_as_a_wrong_password() {
     );
 }
 
-fn from_another_loopback_address(router: SocketAddr) -> RawClient {
+/// A client with an address of its own, which is another source than all others.
+pub(crate) fn from_address(own: [u8; 4], router: SocketAddr) -> RawClient {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from(([127, 0, 0, 9], 0)).into())
-        .unwrap();
+    socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
     socket.connect(&router.into()).unwrap();
     RawClient::over(socket.into())
 }

@@ -17,6 +17,7 @@
 mod support;
 
 mod access;
+mod busy;
 mod canary;
 mod events;
 mod keys;

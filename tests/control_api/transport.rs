@@ -10,7 +10,7 @@ use super::support::{Driver, Router, eventually, eventually_within, on_both_driv
 use super::{answer, ask, bearer, expect_error, json, login, request, router};
 
 /// Keeps the threads of the API busy: each change of the keys waits for this lock.
-fn lock_keys(router: &Router) -> Flock<File> {
+pub(crate) fn lock_keys(router: &Router) -> Flock<File> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -252,7 +252,7 @@ fn calls_beyond_what_may_wait_are_refused_at_once() {
         let mut refused = None;
         eventually("the desk is full", || {
             let mut client = router.connect();
-            client.send(&request("GET", "/api/keys", &[], None));
+            client.send(&request("GET", "/api/keys", &fields, None));
             let is_answered = !client.is_silent_for(Duration::from_millis(20));
             if is_answered {
                 refused = Some(client.response());
@@ -264,11 +264,22 @@ fn calls_beyond_what_may_wait_are_refused_at_once() {
         let refused = refused.unwrap();
         expect_error(&refused, 503, "control_busy");
         assert_eq!(refused.head.field("retry-after"), Some("1"));
+        // What needs no thread to be refused is told what is wrong with it.
+        let wrong = [("X-API-Key", "sk-wrong")];
+        for (method, path, fields, status, code) in [
+            ("GET", "/api/keys", &[][..], 401, "not_authenticated"),
+            ("POST", "/api/nodes", &wrong, 401, "not_authenticated"),
+            ("GET", "/api/nothing", &fields, 404, "not_found"),
+            ("PUT", "/api/keys", &[], 405, "method_not_allowed"),
+        ] {
+            let told = ask(&router, method, path, fields, None);
+            expect_error(&told, status, code);
+        }
         // Inference and probes do not notice.
         assert_eq!(router.get("/health").unwrap().status, 200);
         drop(lock);
         for client in &mut waiting {
-            assert!(matches!(client.response().status, 201 | 401 | 503));
+            assert!(matches!(client.response().status, 200 | 201 | 503));
         }
         assert_eq!(ask(&router, "GET", "/api/keys", &fields, None).status, 200);
     });

@@ -1,8 +1,10 @@
 //! Exports: all that fits, in pieces, as spreadsheets and programs can read it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::support::{Router, ScriptedNode, ask, fixed};
+use crate::support::{RawClient, Router, ScriptedNode, ask, eventually, fixed};
 use crate::{DataDir, call, get, records};
 
 const COUNT: usize = 1203;
@@ -31,7 +33,7 @@ fn filled(data: &DataDir) -> (Router, ScriptedNode) {
 }
 
 fn records_are_there(router: &Router, data: &DataDir) {
-    crate::support::eventually("all are written", || {
+    eventually("all are written", || {
         get(router, data, "/api/history?per_page=1")["total"] == COUNT
     });
 }
@@ -134,4 +136,36 @@ fn an_export_is_filtered_like_a_page_and_may_be_empty() {
         "/api/history/export?format=csv&node=nowhere",
     );
     assert_eq!(parse_csv(csv.text()).len(), 1, "{}", csv.text());
+}
+
+#[test]
+fn an_export_goes_on_after_the_database_has_failed_for_a_while() {
+    let data = DataDir::new();
+    let (router, _node) = filled(&data);
+    let database = data.open();
+    // More than the kernel holds for a client that does not read.
+    let lengthened = "UPDATE history SET request_id = hex(zeroblob(2000))";
+    database.execute_batch(lengthened).unwrap();
+    let mut client = RawClient::connect_with_small_window(router.address());
+    let request = format!(
+        "GET /api/history/export?format=json HTTP/1.1\r\nHost: router\r\nX-API-Key: {}\r\n\
+         Connection: close\r\n\r\n",
+        data.key
+    );
+    client.send(request.as_bytes());
+    assert_eq!(client.head().status, 200);
+    let errors = || router.metrics().value("llm_router_store_errors_total");
+    let before = errors();
+    database
+        .execute_batch("ALTER TABLE history RENAME TO away")
+        .unwrap();
+    let receiving = std::thread::spawn(move || client.read_to_end_within(Duration::from_secs(20)));
+    eventually("two reads have failed", || errors() >= before + 2.0);
+    database
+        .execute_batch("ALTER TABLE away RENAME TO history")
+        .unwrap();
+    let (exported, _) = receiving.join().unwrap();
+    assert!(exported.ends_with(b"\n]\n\r\n0\r\n\r\n"), "it is not whole");
+    let count = memchr::memmem::find_iter(&exported, b"\"request_id\"").count();
+    assert_eq!(count, COUNT, "no request is there twice");
 }

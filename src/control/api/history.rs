@@ -155,13 +155,18 @@ impl Form {
 
 impl Export {
     /// The next piece, and how it goes on.
-    fn piece(mut self) -> Result<Reply, ApiError> {
+    fn piece(&self) -> Result<Reply, ApiError> {
         let filter = self.filter.clone();
         let entries = self.store.history_before(filter, self.last, PIECE_RECORDS);
         let entries = entries.map_err(unavailable)?;
         let is_first = self.last.is_none();
-        self.last = entries.last().map(|entry| entry.id);
         let is_last = entries.len() < PIECE_RECORDS as usize;
+        let rest = Self {
+            store: self.store.clone(),
+            filter: self.filter.clone(),
+            form: self.form,
+            last: entries.last().map(|entry| entry.id),
+        };
         let records = entries.into_iter().map(RecordBody::of);
         let body = match self.form {
             Form::Csv => csv_piece(records, is_first),
@@ -170,7 +175,7 @@ impl Export {
         let reply = Reply::of(http::StatusCode::OK, self.form.content_type(), body);
         Ok(match is_last {
             true => reply,
-            false => reply.then(move || self.piece()),
+            false => reply.then(move || rest.piece()),
         })
     }
 }

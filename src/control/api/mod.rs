@@ -25,11 +25,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
 use crate::config::{Config, is_loopback};
 use crate::openai::ApiError;
-use crate::proxy::api::{Answer, ApiCall, Outcome, Question};
+use crate::proxy::api::{Answer, ApiCall, ApiInbox, Outcome, Question};
 use crate::proxy::{Notice, Shared};
 use crate::runtime;
 use crate::store::Store;
@@ -69,7 +67,7 @@ pub(super) fn start(
     reloader: &Arc<Reloader>,
     store: Store,
     nodes: &NodeDesk,
-    calls: &Receiver<ApiCall>,
+    calls: &ApiInbox,
 ) -> io::Result<()> {
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
@@ -80,6 +78,7 @@ pub(super) fn start(
         reloader: Arc::clone(reloader),
         nodes: nodes.clone(),
     });
+    shared.api.watch_by(table::refuse_at_once);
     warn_of_default_password(&shared.config.current());
     for index in 0..THREADS {
         let (context, calls) = (Arc::clone(&context), calls.clone());
@@ -89,7 +88,7 @@ pub(super) fn start(
             if let Err(error) = runtime::lower_priority() {
                 log::debug(format_args!("the control API keeps its priority: {error}"));
             }
-            for call in calls {
+            while let Some(call) = calls.next() {
                 serve(&context, call);
             }
         })?;
@@ -118,7 +117,7 @@ fn serve(context: &Context, call: ApiCall) {
     }
     let outcome = guarded(|| match question {
         Question::Request(request) => table::answer(context, *request),
-        Question::More(continuation) => match continuation.into_state::<Next>() {
+        Question::More(continuation) => match continuation.state::<Next>() {
             Some(Next(next)) => next(context),
             None => Err(ApiError::internal()),
         },

@@ -11,11 +11,12 @@ use super::Context;
 /// An answer in the making.
 pub(super) struct Reply(ApiReply);
 
-/// How an answer goes on: called on one of the API's threads once the client has taken what it was sent.
-/// The status of what it returns is not sent any more; an error cuts the answer off.
+/// How an answer goes on: called on one of the API's threads once the client has taken what it was sent. The
+/// status of what it returns is not sent any more. A 503 has it called again a little later, and so does an
+/// answer that comes too late: called twice, it must return the same. Any other error cuts the answer off.
 pub(super) struct Next(pub(super) NextPiece);
 
-type NextPiece = Box<dyn FnOnce(&Context) -> Result<Reply, ApiError> + Send>;
+type NextPiece = Box<dyn Fn(&Context) -> Result<Reply, ApiError> + Send + Sync>;
 
 impl Reply {
     /// 200 with `body` as JSON.
@@ -55,20 +56,20 @@ impl Reply {
     #[must_use]
     pub(super) fn then(
         mut self,
-        next: impl FnOnce() -> Result<Self, ApiError> + Send + 'static,
+        next: impl Fn() -> Result<Self, ApiError> + Send + Sync + 'static,
     ) -> Self {
-        let next = Next(Box::new(|_: &Context| next()));
+        let next = Next(Box::new(move |_: &Context| next()));
         self.0.more = Some(More::Piece(Continuation::new(next)));
         self
     }
 
     /// Goes on with live events. `point` is the last point of the series that this answer holds. `check` is
-    /// called now and then, and says by its own answer whether to go on.
+    /// called now and then, and says by its own answer whether to go on; by an error, that it cannot tell now.
     #[must_use]
     pub(super) fn then_live(
         mut self,
         point: u64,
-        check: impl FnOnce(&Context) -> Result<Self, ApiError> + Send + 'static,
+        check: impl Fn(&Context) -> Result<Self, ApiError> + Send + Sync + 'static,
     ) -> Self {
         let check = Continuation::new(Next(Box::new(check)));
         self.0.more = Some(More::Live(Watching { check, point }));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::auth::Scope;
-use crate::auth::key::{KeyIdentity, authenticate};
+use crate::auth::key::{KeyIdentity, KeySet, authenticate};
 use crate::config::is_loopback;
 use crate::http1::Method;
 use crate::openai::ApiError;
@@ -69,14 +69,15 @@ pub(super) fn check(
     method: Method,
     head: &ApiHead,
 ) -> Result<Who, ApiError> {
-    let scopes: &[Scope] = match right {
-        Right::Public | Right::NodeToken => return Ok(Who::Anybody),
-        Right::Admin => &[Scope::Admin],
-        Right::Nodes => &[Scope::Nodes, Scope::Admin],
+    let Some(scopes) = right.scopes() else {
+        return Ok(Who::Anybody);
     };
     match Presented::of(&head.credentials) {
         Presented::Nothing => Err(ApiError::not_authenticated()),
-        Presented::Key => of_key(context, &head.credentials, scopes),
+        Presented::Key => {
+            let keys = context.shared.keys.load();
+            of_key(&keys, &head.credentials, scopes, clock::unix_secs()).map(Who::Key)
+        }
         Presented::Session { token, is_cookie } => {
             let who = of_session(context, token)?;
             let is_safe = matches!(method, Method::Get | Method::Head);
@@ -84,6 +85,37 @@ pub(super) fn check(
                 return Err(ApiError::csrf());
             }
             Ok(who)
+        }
+    }
+}
+
+/// What [`check`] can tell from the valid keys alone: a session passes here.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_at_once(
+    keys: &KeySet,
+    right: Right,
+    head: &ApiHead,
+    unix_secs: u64,
+) -> Result<(), ApiError> {
+    let Some(scopes) = right.scopes() else {
+        return Ok(());
+    };
+    match Presented::of(&head.credentials) {
+        Presented::Nothing => Err(ApiError::not_authenticated()),
+        Presented::Key => of_key(keys, &head.credentials, scopes, unix_secs).map(drop),
+        Presented::Session { .. } => Ok(()),
+    }
+}
+
+impl Right {
+    /// What an API key must be for, one of these; none where no login and no key is asked for.
+    fn scopes(self) -> Option<&'static [Scope]> {
+        match self {
+            Self::Public | Self::NodeToken => None,
+            Self::Admin => Some(&[Scope::Admin]),
+            Self::Nodes => Some(&[Scope::Nodes, Scope::Admin]),
         }
     }
 }
@@ -101,19 +133,23 @@ fn of_session(context: &Context, token: &[u8]) -> Result<Who, ApiError> {
     })
 }
 
-fn of_key(context: &Context, credentials: &Credentials, scopes: &[Scope]) -> Result<Who, ApiError> {
-    let keys = context.shared.keys.load();
+fn of_key(
+    keys: &KeySet,
+    credentials: &Credentials,
+    scopes: &[Scope],
+    unix_secs: u64,
+) -> Result<KeyIdentity, ApiError> {
     let authorization = credentials.authorization.as_ref();
     let x_api_key = credentials.x_api_key.as_ref();
     let identity = authenticate(
-        &keys,
+        keys,
         authorization.map(|value| value.as_slice()),
         x_api_key.map(|value| value.as_slice()),
-        clock::unix_secs(),
+        unix_secs,
     )
     .map_err(|_| ApiError::not_authenticated())?;
     if scopes.iter().any(|scope| identity.scopes.contains(*scope)) {
-        Ok(Who::Key(identity))
+        Ok(identity)
     } else {
         Err(ApiError::insufficient_scope())
     }

@@ -1,6 +1,7 @@
 //! Every route of the control API: method, path, the right it needs, its handler. Refusals come in the order
 //! no such path, no such method, no right, wrong media type; only then does a handler look.
 
+use crate::auth::key::KeySet;
 use crate::http1::Method;
 use crate::openai::ApiError;
 use crate::proxy::api::ApiRequest;
@@ -73,6 +74,20 @@ pub(super) fn answer(context: &Context, request: ApiRequest) -> Result<Reply, Ap
         id,
     };
     (route.handler)(context, &call)
+}
+
+/// Refuses, on a worker, what needs neither a lock nor the database to be refused, as [`answer`] would: so that
+/// whoever has no credential does not take the time of the threads, nor a place of those who have one.
+///
+/// # Errors
+/// 401, 403, 404, 405.
+pub(super) fn refuse_at_once(
+    request: &ApiRequest,
+    keys: &KeySet,
+    unix_secs: u64,
+) -> Result<(), ApiError> {
+    let (route, _) = find(request.method, &request.path)?;
+    rights::check_at_once(keys, route.right, &request.head, unix_secs)
 }
 
 fn find(method: Method, path: &str) -> Result<(&'static Route, &str), ApiError> {

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
@@ -112,18 +113,21 @@ pub enum More {
     Live(Watching),
 }
 
-/// The state of an answer that goes on; only the control side knows what is in it. Dropped when the client leaves.
-pub struct Continuation(Box<dyn Any + Send>);
+/// The state of an answer that goes on; only the control side knows what is in it. The worker keeps it until the
+/// client has what follows, so that it can ask again where nobody had time. Dropped when the client leaves.
+#[derive(Clone)]
+pub struct Continuation(Arc<dyn Any + Send + Sync>);
 
 impl Continuation {
-    /// Keeps `state` until the next piece is asked for.
-    pub fn new(state: impl Any + Send) -> Self {
-        Self(Box::new(state))
+    /// Keeps `state` for the next piece.
+    pub fn new(state: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(state))
     }
 
     /// What was kept, if it is a `T`.
-    pub fn into_state<T: Any>(self) -> Option<T> {
-        self.0.downcast().ok().map(|state| *state)
+    #[must_use]
+    pub fn state<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
     }
 }
 

@@ -43,16 +43,19 @@ impl Desk {
         }
     }
 
-    /// A free place; none while [`CALLS_MAX`] exchanges wait.
-    pub(super) fn take_place(&self) -> Option<Waiting<'_>> {
+    /// A free place; none while `waiting_max` exchanges wait.
+    pub(super) fn take_place(&self, waiting_max: usize) -> Option<Waiting<'_>> {
         let mut places = self.places.borrow_mut();
+        let taken = places.iter().filter(|place| place.is_taken).count();
+        if taken >= waiting_max {
+            return None;
+        }
         let index = match places.iter().position(|place| !place.is_taken) {
             Some(index) => index,
-            None if places.len() < CALLS_MAX => {
+            None => {
                 places.push(Place::default());
                 places.len() - 1
             }
-            None => return None,
         };
         let place = places.get_mut(index)?;
         place.is_taken = true;
@@ -127,6 +130,9 @@ impl Drop for Waiting<'_> {
 
 /// Calls one worker may have under way; further ones are refused.
 pub const CALLS_MAX: usize = 64;
+/// How many of them may be new requests. The other places are for what was begun: clients that anyone may be
+/// shall not end what another one has proved to have a right to.
+pub(super) const REQUESTS_MAX: usize = CALLS_MAX - 8;
 
 #[cfg(test)]
 mod tests {
@@ -148,8 +154,8 @@ mod tests {
     #[test]
     fn an_answer_reaches_the_exchange_it_is_for() {
         let desk = Desk::new();
-        let mut first = desk.take_place().unwrap();
-        let mut second = desk.take_place().unwrap();
+        let mut first = desk.take_place(CALLS_MAX).unwrap();
+        let mut second = desk.take_place(CALLS_MAX).unwrap();
         assert_ne!(first.ticket(), second.ticket());
         assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
         desk.answer(answer_to(second.ticket()));
@@ -160,10 +166,10 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_reaches_nobody() {
         let desk = Desk::new();
-        let gone = desk.take_place().unwrap();
+        let gone = desk.take_place(CALLS_MAX).unwrap();
         let late = answer_to(gone.ticket());
         drop(gone);
-        let mut next = desk.take_place().unwrap();
+        let mut next = desk.take_place(CALLS_MAX).unwrap();
         assert_eq!(
             next.ticket().place,
             late.ticket.place,
@@ -176,18 +182,23 @@ mod tests {
     #[test]
     fn an_answer_nobody_has_read_does_not_stay_in_its_place() {
         let desk = Desk::new();
-        let gone = desk.take_place().unwrap();
+        let gone = desk.take_place(CALLS_MAX).unwrap();
         desk.answer(answer_to(gone.ticket()));
         drop(gone);
-        assert!(poll(&mut desk.take_place().unwrap()).is_pending());
+        assert!(poll(&mut desk.take_place(CALLS_MAX).unwrap()).is_pending());
     }
 
     #[test]
     fn places_are_bounded_and_come_back() {
         let desk = Desk::new();
-        let mut all: Vec<_> = (0..CALLS_MAX).map(|_| desk.take_place().unwrap()).collect();
-        assert!(desk.take_place().is_none());
+        let mut all: Vec<_> = (0..REQUESTS_MAX)
+            .map(|_| desk.take_place(REQUESTS_MAX).unwrap())
+            .collect();
+        assert!(desk.take_place(REQUESTS_MAX).is_none());
+        all.extend((REQUESTS_MAX..CALLS_MAX).map(|_| desk.take_place(CALLS_MAX).unwrap()));
+        assert!(desk.take_place(CALLS_MAX).is_none());
         all.pop();
-        assert!(desk.take_place().is_some());
+        assert!(desk.take_place(REQUESTS_MAX).is_none(), "none is theirs");
+        assert!(desk.take_place(CALLS_MAX).is_some());
     }
 }

@@ -2,7 +2,8 @@
 //! is slow gets the newest frame next and has missed those between.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
@@ -18,7 +19,7 @@ use super::super::downstream::Downstream;
 use super::super::exchange::{After, Stop};
 use super::super::trace::Trace;
 use super::write::ReplyStream;
-use super::{Continuation, More, Question, ask};
+use super::{ANSWER_LIMIT, Continuation, More, Outcome, Question, Waiting, hand_over};
 
 /// What there is to be seen, and how many watch.
 pub struct Live {
@@ -40,7 +41,8 @@ pub struct Frame {
 
 /// How an answer goes on with live events.
 pub struct Watching {
-    /// Asked now and then: its answer is sent, and says whether to go on.
+    /// Asked now and then: its answer is sent, and says whether to go on. An error says nothing about the viewer;
+    /// it is asked again.
     pub check: Continuation,
     /// The number of the last point that was sent.
     pub point: u64,
@@ -115,10 +117,11 @@ impl Viewers {
     }
 }
 
-/// Sends frames until the check says that it is over, the client leaves or the process drains.
+/// Sends frames until the check says that it is over, the client leaves or the process drains. Frames go on
+/// while a check waits for its answer.
 ///
 /// # Errors
-/// When the client is gone, or nobody answers the check.
+/// When the client is gone, or when no check has come to an end for too long.
 pub(super) async fn follow(
     worker: &Worker,
     client: &mut Downstream,
@@ -128,42 +131,111 @@ pub(super) async fn follow(
 ) -> Result<After, Stop> {
     let Watching { mut check, point } = watching;
     let mut seen = Seen::new(&worker.shared.live.frame.load(), point);
-    let mut check_at = clock::now() + CHECK_INTERVAL;
+    let mut checks = Checks::begin(clock::now());
+    let mut asked = None;
     while !worker.is_draining() {
-        let left = check_at.saturating_duration_since(clock::now());
-        let next = runtime::timeout(left, next_frame(worker, seen.frame));
-        if let Some(frame) = client.inlet.watch(next).await? {
-            let events = seen.take(&frame);
-            stream.piece(worker, client, &events, trace).await?;
-            continue;
+        let left = checks.next_at.saturating_duration_since(clock::now());
+        let turn = runtime::timeout(left, next_turn(worker, seen.frame, asked.as_mut()));
+        match client.inlet.watch(turn).await? {
+            Some(Turn::Frame(frame)) => {
+                let events = seen.take(&frame);
+                stream.piece(worker, client, &events, trace).await?;
+            }
+            Some(Turn::Checked(Ok(answer))) => {
+                asked = None;
+                stream.piece(worker, client, &answer.body, trace).await?;
+                check = match answer.more {
+                    Some(More::Live(watching)) => watching.check,
+                    Some(More::Piece(_)) | None => break,
+                };
+                checks.passed(clock::now());
+            }
+            Some(Turn::Checked(Err(_))) => {
+                asked = None;
+                checks.failed(clock::now())?;
+            }
+            // Nobody has answered.
+            None if asked.is_some() => {
+                asked = None;
+                checks.failed(clock::now())?;
+            }
+            None => {
+                asked = hand_over(worker, Question::More(check.clone()));
+                match asked {
+                    Some(_) => checks.asked(clock::now()),
+                    None => checks.failed(clock::now())?,
+                }
+            }
         }
-        let answer = match ask(worker, client, Question::More(check)).await {
-            Ok(answer) => answer,
-            Err(Stop::Answer(..)) => return Err(Stop::Cut),
-            Err(stop) => return Err(stop),
-        };
-        stream.piece(worker, client, &answer.body, trace).await?;
-        check = match answer.more {
-            Some(More::Live(watching)) => watching.check,
-            Some(More::Piece(_)) | None => break,
-        };
-        check_at = clock::now() + CHECK_INTERVAL;
     }
     Ok(stream.end(worker, client).await?)
 }
 
-/// The first frame with another number than `seen`.
-async fn next_frame(worker: &Worker, seen: u64) -> Arc<Frame> {
+/// What a viewer's turn is about.
+enum Turn {
+    /// A new frame.
+    Frame(Arc<Frame>),
+    /// The check has been answered.
+    Checked(Outcome),
+}
+
+/// The answer to the check, if one was asked for, or the first frame with another number than `seen`.
+async fn next_turn(worker: &Worker, seen: u64, mut asked: Option<&mut Waiting<'_>>) -> Turn {
     poll_fn(|context| {
+        if let Some(waiting) = asked.as_deref_mut()
+            && let Poll::Ready(outcome) = Pin::new(waiting).poll(context)
+        {
+            return Poll::Ready(Turn::Checked(outcome));
+        }
         let frame = worker.shared.live.frame.load();
         if frame.number == seen {
             worker.viewers.wait(context.waker());
             Poll::Pending
         } else {
-            Poll::Ready(Arc::clone(&frame))
+            Poll::Ready(Turn::Frame(Arc::clone(&frame)))
         }
     })
     .await
+}
+
+/// When a viewer is looked at again, and for how long it may watch unseen. Times come in.
+struct Checks {
+    /// When to ask; once asked, when to give the question up.
+    next_at: Instant,
+    /// When it was seen last that the viewer may watch.
+    passed_at: Instant,
+}
+
+impl Checks {
+    /// The viewer was let in.
+    fn begin(now: Instant) -> Self {
+        Self {
+            next_at: now + CHECK_INTERVAL,
+            passed_at: now,
+        }
+    }
+
+    /// The question is out.
+    fn asked(&mut self, now: Instant) {
+        self.next_at = now + ANSWER_LIMIT;
+    }
+
+    /// It may go on.
+    fn passed(&mut self, now: Instant) {
+        *self = Self::begin(now);
+    }
+
+    /// Nobody had time to look.
+    ///
+    /// # Errors
+    /// That has been so for too long.
+    fn failed(&mut self, now: Instant) -> Result<(), Stop> {
+        if now.saturating_duration_since(self.passed_at) >= UNSEEN_MAX {
+            return Err(Stop::Cut);
+        }
+        self.next_at = now + CHECK_PAUSE;
+        Ok(())
+    }
 }
 
 /// What one viewer has been sent.
@@ -197,6 +269,10 @@ impl Seen {
 const VIEWERS_MAX: u32 = 64;
 /// How often it is looked whether the viewer may still watch.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it takes to the next try where nobody had time to look.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a viewer may watch without having been looked at; one more answer may be waited for.
+const UNSEEN_MAX: Duration = Duration::from_secs(30);
 /// How long a frame shows the present.
 const FRESH: Duration = Duration::from_millis(900);
 
@@ -223,6 +299,28 @@ mod tests {
         assert_eq!(seen.take(&frame(11, &[1, 2, 3, 4])), b"s11;p3;p4;");
         assert_eq!(seen.take(&frame(12, &[2, 3, 4])), b"s12;");
         assert_eq!((seen.frame, seen.point), (12, 4));
+    }
+
+    #[test]
+    fn a_viewer_nobody_has_time_to_look_at_watches_on_for_half_a_minute() {
+        let begun = Instant::now();
+        let at = |secs| begun + Duration::from_secs(secs);
+        let mut checks = Checks::begin(begun);
+        assert_eq!(checks.next_at, at(5));
+        // Refused, then let through but not answered, then answered.
+        assert!(checks.failed(at(5)).is_ok());
+        assert_eq!(checks.next_at, at(6));
+        checks.asked(at(6));
+        assert_eq!(checks.next_at, at(16));
+        assert!(checks.failed(at(16)).is_ok());
+        checks.asked(at(17));
+        checks.passed(at(18));
+        assert_eq!(checks.next_at, at(23));
+        for second in 23..48 {
+            assert!(checks.failed(at(second)).is_ok(), "{second}");
+            assert_eq!(checks.next_at, at(second + 1));
+        }
+        assert!(matches!(checks.failed(at(48)), Err(Stop::Cut)));
     }
 
     #[test]

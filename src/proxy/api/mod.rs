@@ -1,19 +1,26 @@
 //! The worker's half of the control API: receives a request whole, hands it to the threads that may
-//! block, and sends what they answer. Knows no endpoint: what a path means is a matter of `control`.
+//! block, and sends what they answer. Knows no endpoint: what a path means is a matter of `control`, which also
+//! gives the function that refuses at once what needs no thread for it.
 //!
 //! ```text
-//! worker   receive ─ take a place at the desk ─ hand over ─ … wait, watching the client … ─ send
-//! api-N                                        └─ look up, check, work ─ Notice::Answer ─┘
+//! worker   receive ─ let in ─ take a place at the desk ─ hand over ─ … wait, watching the client … ─ send
+//! api-N                                                 └─ look up, check, work ─ Notice::Answer ─┘
 //! ```
 //!
 //! Nothing here blocks or takes a lock. Every wait is bounded: the places of a worker, the calls under way,
 //! the time until an answer. A client that leaves gives its place up at once; the answer that still comes for
 //! it finds the place's generation changed and is dropped.
+//!
+//! Anybody may keep the control API busy. Then requests are refused; an answer that has begun goes on: it has
+//! places and a queue of its own, and is asked for again for a while before it is cut off.
 
 mod call;
 mod desk;
 mod live;
+mod queue;
 mod write;
+
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -34,9 +41,12 @@ pub use call::{
 };
 pub use desk::{CALLS_MAX, Ticket};
 pub use live::{Frame, Live, Watching};
+pub use queue::{ApiCalls, ApiInbox, Doorman, QUEUED_MAX};
 
 pub(super) use desk::Desk;
 pub(super) use live::Viewers;
+
+use desk::{REQUESTS_MAX, Waiting};
 
 /// Answers a request to the control API.
 ///
@@ -53,9 +63,13 @@ pub(super) async fn answer(
     }
     let mut body = receive_body(worker, client, request, trace).await?;
     trace.body_received(body.len());
-    let question = question(client, request, &mut body);
+    let asked = api_request(client, request, &mut body);
     drop(body);
-    let mut reply = ask(worker, client, question).await?;
+    let shared = &worker.shared;
+    shared
+        .api
+        .let_in(&asked, &shared.keys.load(), clock::unix_secs())?;
+    let mut reply = ask(worker, client, Question::Request(asked)).await?;
     let more = reply.more.take();
     let is_head = request.method == Method::Head;
     match more {
@@ -87,16 +101,33 @@ async fn send_pieces(
     trace: &mut Trace<'_>,
 ) -> Result<After, Stop> {
     loop {
-        let piece = match ask(worker, client, Question::More(next)).await {
-            Ok(piece) => piece,
-            // The head is out: all that is left is not to pretend that the answer is whole.
-            Err(Stop::Answer(..)) => return Err(Stop::Cut),
-            Err(stop) => return Err(stop),
-        };
+        let piece = next_piece(worker, client, &next).await?;
         stream.piece(worker, client, &piece.body, trace).await?;
         match piece.more {
             Some(More::Piece(further)) => next = further,
             Some(More::Live(_)) | None => return Ok(stream.end(worker, client).await?),
+        }
+    }
+}
+
+/// Asks for the next piece, and again where nobody had time for it or the database did not answer.
+async fn next_piece(
+    worker: &Worker,
+    client: &mut Downstream,
+    next: &Continuation,
+) -> Result<ApiReply, Stop> {
+    let mut tries_left = PIECE_TRIES_MAX;
+    loop {
+        tries_left -= 1;
+        match ask(worker, client, Question::More(next.clone())).await {
+            Err(Stop::Answer(error, _))
+                if error.status == StatusCode::SERVICE_UNAVAILABLE && tries_left > 0 =>
+            {
+                client.inlet.watch(runtime::sleep(PIECE_PAUSE)).await?;
+            }
+            // The head is out: all that is left is not to pretend that the answer is whole.
+            Err(Stop::Answer(..)) => return Err(Stop::Cut),
+            outcome => return outcome,
         }
     }
 }
@@ -119,21 +150,21 @@ async fn receive_body(
     Ok(body)
 }
 
-fn question(client: &Downstream, request: &mut Request, body: &mut Body) -> Question {
+fn api_request(client: &Downstream, request: &mut Request, body: &mut Body) -> Box<ApiRequest> {
     let target = std::str::from_utf8(request.target()).unwrap_or_default();
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
     let (path, query) = (path.into(), query.map(Into::into));
-    Question::Request(Box::new(ApiRequest {
+    Box::new(ApiRequest {
         method: request.method,
         path,
         query,
         peer: client.peer,
         head: request.api.take().map(|head| *head).unwrap_or_default(),
         body: body.bytes().to_vec().into(),
-    }))
+    })
 }
 
 /// Hands a question over and waits for its answer.
@@ -142,24 +173,31 @@ async fn ask(
     client: &mut Downstream,
     question: Question,
 ) -> Result<ApiReply, Stop> {
-    let Some(waiting) = worker.desk.take_place() else {
+    let Some(waiting) = hand_over(worker, question) else {
         return Err(ApiError::control_busy().into());
     };
-    let call = ApiCall {
-        worker: worker.index,
-        ticket: waiting.ticket(),
-        deadline: clock::now() + ANSWER_LIMIT,
-        question,
-    };
-    if worker.shared.api.try_send(call).is_err() {
-        return Err(ApiError::control_busy().into());
-    }
     let answered = runtime::timeout(ANSWER_LIMIT, waiting);
     match client.inlet.watch(answered).await? {
         Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => Err(error.into()),
         None => Err(ApiError::control_busy().into()),
     }
+}
+
+/// Hands a question over; the answer comes to the place it is given, within [`ANSWER_LIMIT`] or not at all. None
+/// where as many wait as may.
+fn hand_over(worker: &Worker, question: Question) -> Option<Waiting<'_>> {
+    let waiting = worker.desk.take_place(match question {
+        Question::Request(_) => REQUESTS_MAX,
+        Question::More(_) => CALLS_MAX,
+    })?;
+    let is_taken = worker.shared.api.send(ApiCall {
+        worker: worker.index,
+        ticket: waiting.ticket(),
+        deadline: clock::now() + ANSWER_LIMIT,
+        question,
+    });
+    is_taken.then_some(waiting)
 }
 
 impl ApiReply {
@@ -171,4 +209,8 @@ impl ApiReply {
 
 /// How long a client waits for the control side. What may take longer there has a shorter limit of its own
 /// and says so.
-const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often a piece is asked for. With the pauses it is longer than a database is busy with anything usual.
+const PIECE_TRIES_MAX: u32 = 6;
+/// How long the control side is left alone before it is asked again.
+const PIECE_PAUSE: Duration = Duration::from_secs(1);

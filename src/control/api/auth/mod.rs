@@ -162,7 +162,7 @@ fn check_password(
 ) -> Result<(), ApiError> {
     let lockout = &context.logins.lockout;
     lockout
-        .begin(peer, clock::unix_secs())
+        .begin(peer, clock::now())
         .map_err(ApiError::too_many_attempts)?;
     let Some(_checking) = context.logins.begin_check() else {
         lockout.take_back(peer);

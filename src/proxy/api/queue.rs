@@ -1,0 +1,156 @@
+//! The way of calls from the workers to the threads that answer them. Owns its bounds. New requests and what
+//! goes on wait apart: however many begin something, what was begun can go on. What the control side can refuse
+//! without a thread does not wait at all.
+
+use std::sync::OnceLock;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use crate::auth::key::KeySet;
+use crate::openai::ApiError;
+
+use super::{ApiCall, ApiRequest, Question};
+
+/// Where workers hand calls over.
+pub struct ApiCalls {
+    requests: Sender<ApiCall>,
+    more: Sender<ApiCall>,
+    doorman: OnceLock<Doorman>,
+}
+
+/// Refuses a request that needs no more than the valid keys and the time, in Unix seconds, to be refused. Called
+/// by workers: it must not wait for anything.
+pub type Doorman = fn(&ApiRequest, &KeySet, u64) -> Result<(), ApiError>;
+
+/// Where the threads of the control API receive them; each call reaches one of them.
+#[derive(Clone)]
+pub struct ApiInbox {
+    requests: Receiver<ApiCall>,
+    more: Receiver<ApiCall>,
+}
+
+impl ApiCalls {
+    /// Two empty queues.
+    #[must_use]
+    pub fn new() -> (Self, ApiInbox) {
+        let (requests, new) = bounded(REQUESTS_MAX);
+        let (more, begun) = bounded(MORE_MAX);
+        let inbox = ApiInbox {
+            requests: new,
+            more: begun,
+        };
+        let calls = Self {
+            requests,
+            more,
+            doorman: OnceLock::new(),
+        };
+        (calls, inbox)
+    }
+
+    /// Has `doorman` look at each request first. The first one stays.
+    pub fn watch_by(&self, doorman: Doorman) {
+        let _ = self.doorman.set(doorman);
+    }
+
+    /// Whether a request is to be handed over.
+    pub(super) fn let_in(
+        &self,
+        request: &ApiRequest,
+        keys: &KeySet,
+        unix_secs: u64,
+    ) -> Result<(), ApiError> {
+        match self.doorman.get() {
+            Some(doorman) => doorman(request, keys, unix_secs),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands a call over; false when as many wait as may.
+    pub(super) fn send(&self, call: ApiCall) -> bool {
+        let queue = match call.question {
+            Question::Request(_) => &self.requests,
+            Question::More(_) => &self.more,
+        };
+        queue.try_send(call).is_ok()
+    }
+}
+
+impl ApiInbox {
+    /// Waits for a call; none when the process ends. Where both kinds wait, neither keeps the other waiting.
+    #[must_use]
+    pub fn next(&self) -> Option<ApiCall> {
+        // Takes one of those that are ready at random.
+        select! {
+            recv(self.requests) -> call => call.ok(),
+            recv(self.more) -> call => call.ok(),
+        }
+    }
+}
+
+/// Requests that may wait for a thread; further ones are refused.
+const REQUESTS_MAX: usize = 256;
+/// Calls for more of what has begun that may wait; further ones are refused, and come again.
+const MORE_MAX: usize = 64;
+/// Calls that may wait in all.
+pub const QUEUED_MAX: usize = REQUESTS_MAX + MORE_MAX;
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Instant;
+
+    use crate::http1::Method;
+
+    use super::super::{ApiHead, ApiRequest, Continuation, Desk};
+    use super::*;
+
+    fn call(question: Question) -> ApiCall {
+        ApiCall {
+            worker: 0,
+            ticket: Desk::new().take_place(1).unwrap().ticket(),
+            deadline: Instant::now(),
+            question,
+        }
+    }
+
+    fn request() -> ApiCall {
+        call(Question::Request(Box::new(ApiRequest {
+            method: Method::Get,
+            path: "/api/keys".into(),
+            query: None,
+            peer: IpAddr::from([127, 0, 0, 1]),
+            head: ApiHead::default(),
+            body: Vec::new().into(),
+        })))
+    }
+
+    fn more() -> ApiCall {
+        call(Question::More(Continuation::new(())))
+    }
+
+    fn is_more(call: &ApiCall) -> bool {
+        matches!(call.question, Question::More(_))
+    }
+
+    #[test]
+    fn requests_take_no_room_from_what_goes_on() {
+        let (calls, _inbox) = ApiCalls::new();
+        assert!((0..REQUESTS_MAX).all(|_| calls.send(request())));
+        assert!(!calls.send(request()));
+        assert!((0..MORE_MAX).all(|_| calls.send(more())));
+        assert!(!calls.send(more()));
+    }
+
+    #[test]
+    fn neither_kind_keeps_the_other_waiting() {
+        let (calls, inbox) = ApiCalls::new();
+        for _ in 0..MORE_MAX {
+            assert!(calls.send(request()) && calls.send(more()));
+        }
+        // Each is the next with even chances: this fails once in 2 to the 62nd runs.
+        let first: Vec<bool> = (0..MORE_MAX)
+            .map(|_| is_more(&inbox.next().unwrap()))
+            .collect();
+        assert!(first.contains(&true) && first.contains(&false));
+    }
+}
