@@ -43,7 +43,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// A step: its name, and what does it so many times and says how often it went as meant.
 type Step = (&'static str, fn(u32) -> u32);
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("request head", request_head),
     ("response head", response_head),
     ("head write", head_write),
@@ -54,6 +54,7 @@ const STEPS: [Step; 13] = [
     ("admission", admission),
     ("selection of 3", |times| selection(times, 3)),
     ("selection of 100", |times| selection(times, 100)),
+    ("1000 busy nodes", busy_selection),
     ("usage of an event", usage),
     ("latency record", latency),
     ("history record", history),
@@ -269,6 +270,20 @@ fn selection(times: u32, node_count: usize) -> u32 {
     repeat(times, || {
         matches!(black_box(&model).clone().select(&[]), Selection::Slot(..))
     })
+}
+
+/// Every node has as much in flight as any other.
+fn busy_selection(times: u32) -> u32 {
+    let (_, mut candidates) = worker(1000);
+    let Some(model) = candidates.resolve("m", NOW) else {
+        return 0;
+    };
+    let held: Vec<Selection> = (0..1000).map(|_| model.clone().select(&[])).collect();
+    let chosen = repeat(times, || {
+        matches!(black_box(&model).clone().select(&[]), Selection::Slot(..))
+    });
+    drop(held);
+    chosen
 }
 
 fn usage(times: u32) -> u32 {
