@@ -64,6 +64,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
 fn crowd(subject: &Subject) -> Crowd {
     Crowd {
         router: subject.stage.router,
+        key: None,
         model: MODEL,
         count: CLIENTS,
         pace: PACE,

@@ -43,6 +43,7 @@ fn round(subject: &Subject) -> Result<Outcome, Failure> {
     let (worker, store) = cpu()?;
     let crowd = Crowd {
         router: subject.stage.router,
+        key: None,
         model: MODEL,
         count: CLIENTS,
         pace: Duration::ZERO,

@@ -1,19 +1,22 @@
 //! The router beside everything it can be compared with: on another driver, nginx, HAProxy, and the
-//! same gateway built on tokio. Contenders take turns as in every other subject here.
+//! same gateway built on tokio, and a bare relay as the floor. Contenders take turns as in every other
+//! subject here.
 
 use std::time::Duration;
 
 use super::comparison::Comparison;
-use super::contender::Stage;
+use super::contender::{ROUTER, ROUTER_HISTORY, Stage};
 use super::machine::{OPEN_FILES, raise_open_files};
+use super::memory::footprints;
 use super::options::Subject;
+use super::overload::overload;
 use super::rivals::Rivals;
 use super::series::Series;
 use super::throughput::{BODY_BYTES, body_size, busy, direct, streaming};
 use super::wrk::Wrk;
 use super::{Bench, Failure};
 
-/// Measures the wanted parts: unary, bodies, sse, latency.
+/// Measures the wanted parts: unary, bodies, sse, latency, overload, memory.
 pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
     bench.say("building the builds on tokio …");
     let rivals = Rivals::prepare()?;
@@ -22,6 +25,7 @@ pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
     let mut comparison = Comparison {
         setting: bench.setting()?,
         series: Vec::new(),
+        footprints: Vec::new(),
     };
     comparison.setting.extend(rivals.versions());
     for part in &bench.options.subjects {
@@ -31,7 +35,11 @@ pub(crate) fn compare(bench: &Bench<'_>) -> Result<Comparison, Failure> {
             Subject::Bodies => bodies(bench, &rivals)?,
             Subject::Sse => sse(bench, &rivals)?,
             Subject::Latency => latency(bench, &rivals)?,
-            Subject::Memory => return Err("compare has no part memory".into()),
+            Subject::Overload => overload(bench, &rivals, rounds(bench))?,
+            Subject::Memory => {
+                comparison.footprints = footprints(bench, |stage| rivals.all(stage))?;
+                Vec::new()
+            }
         });
     }
     Ok(comparison)
@@ -58,7 +66,32 @@ fn unary(bench: &Bench<'_>, rivals: &Rivals) -> Result<Vec<Series>, Failure> {
             busy(&wrk, contender, *connection_count)
         })
     };
-    CONNECTION_COUNTS.iter().map(measure).collect()
+    let mut series: Vec<Series> = CONNECTION_COUNTS
+        .iter()
+        .map(measure)
+        .collect::<Result<_, _>>()?;
+    drop(contenders);
+    series.push(history(bench, &stage, &wrk)?);
+    Ok(series)
+}
+
+/// The router as it comes, which records each request in its database, beside itself without. Apart from
+/// the others: what it still writes when its turn is over would be in theirs.
+fn history(bench: &Bench<'_>, stage: &Stage<'_>, wrk: &Wrk<'_>) -> Result<Series, Failure> {
+    let keeping = Stage {
+        has_history: true,
+        ..*stage
+    };
+    let contenders = [
+        stage.router(ROUTER, None)?,
+        keeping.router(ROUTER_HISTORY, None)?,
+    ];
+    let case = "request history, 64 connections";
+    bench.say(case);
+    let what = ("unary", case, "request");
+    Series::measure(what, &contenders, rounds(bench), |contender| {
+        busy(wrk, contender, 64)
+    })
 }
 
 /// Chats of growing size on 64 connections.

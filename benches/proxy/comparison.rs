@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::contender::ROUTER;
+use super::memory::{self, Footprint};
 use super::series::{Outcome, Percentiles, Series, Spread};
 use super::throughput::NO_PROXY;
-use super::{Failure, date};
+use super::{Failure, date, targets};
 
 /// Everything that was compared.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Comparison {
     /// Lines about machine, versions and configuration.
     pub(crate) setting: Vec<String>,
     pub(crate) series: Vec<Series>,
+    pub(crate) footprints: Vec<Footprint>,
 }
 
 impl Comparison {
@@ -34,11 +36,17 @@ impl Comparison {
             if !series.is_empty() {
                 let table = match subject {
                     LATENCY => added_latency(&series),
+                    OVERLOAD => goodput(&series),
                     _ => table(&series),
                 };
                 let _ = writeln!(out, "\n## {title}\n\n{}", table.trim_end());
             }
         }
+        if !self.footprints.is_empty() {
+            let table = memory::table(&self.footprints);
+            let _ = writeln!(out, "\n## Memory\n\n{}", table.trim_end());
+        }
+        let _ = writeln!(out, "\n## Targets\n\n{}", targets::table(self).trim_end());
         out
     }
 
@@ -185,6 +193,28 @@ fn table(series: &[&Series]) -> String {
     out
 }
 
+/// What gets through when more is asked than a node can take.
+fn goodput(series: &[&Series]) -> String {
+    let mut out = String::from(OVERLOAD_COLUMNS);
+    for series in series {
+        for name in &series.names {
+            let of = |figure: fn(&Outcome) -> Option<f64>| series.spread(name, figure);
+            let _ = writeln!(
+                out,
+                "| {} | {name} | {} | {} | {} | {} | {} | {} |",
+                series.case,
+                plain(of(|outcome| Some(outcome.rate())), 0),
+                ratio(series.ratio_of(name, ROUTER, |outcome| Some(outcome.rate()))),
+                plain(of(|outcome| Some(outcome.refused_share() * 100.0)), 1),
+                plain(of(|outcome| Some(outcome.latency.p50_ms)), 1),
+                plain(of(|outcome| Some(outcome.latency.p99_ms)), 1),
+                plain(of(Outcome::cpu_us), 1),
+            );
+        }
+    }
+    out
+}
+
 /// What stands between a client and a node that it could also ask itself.
 fn added_latency(series: &[&Series]) -> String {
     let mut out = String::from(LATENCY_COLUMNS);
@@ -242,7 +272,7 @@ fn draw(csv: &Path, title: &str) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// Subjects and what they are called.
-const SUBJECTS: [(&str, &str); 4] = [
+const SUBJECTS: [(&str, &str); 5] = [
     ("unary", "Short chats, by connections"),
     ("bodies", "Chats by size, 64 connections"),
     (
@@ -253,8 +283,17 @@ const SUBJECTS: [(&str, &str); 4] = [
         LATENCY,
         "Added latency: less that without a proxy, within a round",
     ),
+    (
+        OVERLOAD,
+        "Overload: twice as many requests as the node can take",
+    ),
 ];
-const LATENCY: &str = "latency";
+pub(crate) const LATENCY: &str = "latency";
+const OVERLOAD: &str = "overload";
+const OVERLOAD_COLUMNS: &str = "\
+| case | contender | answers/s | ÷ router: median (min–max) | refused, % | p50, ms | p99, ms | CPU per answer, µs |
+|---|---|---|---|---|---|---|---|
+";
 const REQUEST_COLUMNS: &str = "\
 | case | contender | CPU per request, µs | ÷ router: median (min–max) | requests/s | ÷ router | p50, ms | p99, ms |
 |---|---|---|---|---|---|---|---|
@@ -275,7 +314,9 @@ events the client received. What counts is the median of the ratios within a rou
 with any answer that is no success, a failed connection, or an event that is lost, crossed or out of order fails as a
 whole.
 
-- router: key required, routing, admission, queue and metrics on, access log off; on io_uring, and on epoll.
+- router: key required, routing, admission, queue and metrics on; access log and request history off, like the others';
+  on io_uring, and on epoll. `router, history` is the router as it comes: each request becomes a row of its database,
+  written by a thread of its own, whose CPU time is in the figure and which shares the one core with the worker here.
 - nginx and haproxy: reverse proxies without key check or routing, no log; request bodies in memory, streams unbuffered
   (`proxy_buffering off`, `option http-no-delay`).
 - hyper-per-core and axum-reqwest: `benches/tokio`, with the router's own configuration, key check, model peek,
@@ -286,4 +327,10 @@ whole.
   all streams. Client and node share a core, which is part of every gap.
 - Added latency: the same client asks the node itself (`no proxy`) in a turn of each round; its figure is taken off the
   others'. Without a proxy client and node take turns on one core, with one they work beside it: on two cores the
-  difference contains the wake-ups between cores. The streams have 5000 events per second in all.";
+  difference contains the wake-ups between cores. The streams have 5000 events per second in all.
+- Overload: a node that works on 8 requests at once for 10 ms each and refuses more with 503; 64 clients ask every 40 ms
+  each, unless they still wait. The router and HAProxy (`maxconn 8`) know the node's slots and let the rest wait, the
+  builds on tokio know them and refuse, nginx passes everything on. Latency is that of the answers with 200.
+- Memory: growth of resident memory of a fresh process, by connections. Idle: kept alive after one exchange, opened in
+  batches of 64. Streaming: an event each 250 ms.
+- bare relay: the router's runtime, reading, framing and forwarding, nothing else: what no proxy on it can be below.";

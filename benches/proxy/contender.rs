@@ -22,7 +22,7 @@ pub(crate) struct Contender {
 }
 
 /// What contenders are started with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stage<'s> {
     pub(crate) options: &'s Options,
     pub(crate) cores: Cores,
@@ -33,6 +33,10 @@ pub(crate) struct Stage<'s> {
     pub(crate) streaming: bool,
     /// Idle connections to the node that each of them keeps.
     pub(crate) kept: usize,
+    /// Requests the node works on at once, as far as a proxy can be told; `None`: any number.
+    pub(crate) slots: Option<u32>,
+    /// Whether the router keeps the request history, which the others have nothing like.
+    pub(crate) has_history: bool,
 }
 
 impl Stage<'_> {
@@ -159,6 +163,8 @@ http {{
         let (host, port) = (address.ip(), address.port());
         let data = directory.join("data");
         let (data, key, model) = (data.display(), client::KEY, client::MODEL);
+        let slots = self.slots.unwrap_or(100_000);
+        let has_history = self.has_history;
         format!(
             r#"[server]
 host = "{host}"
@@ -174,19 +180,21 @@ max_concurrent = 100000
 max_idle_per_host = {kept}
 [http]
 idle_timeout_secs = 3600
+[history]
+enabled = {has_history}
 [auth]
 api_keys = ["{key}"]
 [[nodes]]
 name = "node"
 base_url = "http://{node}"
 models = ["{model}"]
-max_concurrency = 100000
+max_concurrency = {slots}
 "#
         )
     }
 
     /// The floor: a relay on the same runtime that reads, frames and forwards, nothing else.
-    fn relay(&self) -> Result<Contender, Failure> {
+    pub(crate) fn relay(&self) -> Result<Contender, Failure> {
         let arguments = [
             role::RELAY.to_owned(),
             self.node.to_string(),
@@ -245,6 +253,7 @@ pub(crate) fn ready(
 
 pub(crate) const ROUTER: &str = "router";
 pub(crate) const ROUTER_LOGGING: &str = "router, access log";
+pub(crate) const ROUTER_HISTORY: &str = "router, history";
 pub(crate) const NGINX: &str = "nginx";
 pub(crate) const RELAY: &str = "bare relay";
 /// Idle connections to the node that each proxy keeps, unless more are measured.

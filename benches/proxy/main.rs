@@ -1,10 +1,10 @@
 //! The router beside nginx: CPU per request and per event, body sizes, memory per connection.
 //!
 //! `cargo bench --bench proxy [-- unary|sse|bodies|memory|all] [--rounds N] [--io-driver NAME]`; needs
-//! `wrk`, `nginx` and two cores. `-- compare [unary|bodies|sse|latency]` measures the router beside its epoll
-//! driver, nginx, HAProxy where it is installed, and the builds on tokio of `benches/tokio`. Must never judge by one figure: contenders take turns in short rounds
-//! and only ratios within a round count, because machines drift. Must never touch a process it did
-//! not start.
+//! `wrk`, `nginx` and two cores. `-- compare [unary|bodies|sse|latency|overload|memory]` measures the router beside its epoll
+//! driver, nginx, HAProxy where it is installed, the builds on tokio of `benches/tokio` and a bare relay.
+//! Must never judge by one figure: contenders take turns in short rounds and only ratios within a round
+//! count, because machines drift. Must never touch a process it did not start.
 //!
 //! On a busy machine let the run go before the rest: `nice -n -20`, and where the kernel groups by
 //! session (`/proc/self/autogroup` exists) `echo -20 > /proc/self/autogroup` in the shell. Real-time
@@ -20,9 +20,16 @@ mod compare;
 mod comparison;
 mod contender;
 mod date;
+#[path = "../queue/load.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with another benchmark, which uses the rest"
+)]
+mod load;
 mod machine;
 mod memory;
 mod options;
+mod overload;
 mod process;
 mod relay;
 mod report;
@@ -30,6 +37,7 @@ mod rivals;
 mod role;
 mod series;
 mod streams;
+mod targets;
 mod throughput;
 mod wrk;
 
@@ -95,7 +103,9 @@ fn run(options: &Options) -> Result<(), Failure> {
             Subject::Sse => report.series.extend(throughput::sse(&bench)?),
             Subject::Bodies => report.series.extend(throughput::bodies(&bench)?),
             Subject::Memory => report.footprints.extend(memory::memory(&bench)?),
-            Subject::Latency => return Err("latency is a part of compare".into()),
+            Subject::Latency | Subject::Overload => {
+                return Err(format!("{} is a part of compare", subject.name()).into());
+            }
         }
     }
     println!("\n{}", report.markdown());
@@ -128,7 +138,19 @@ impl<'b> Bench<'b> {
     /// streams have an event each interval.
     fn start_node(&self, interval: Duration) -> Result<(Process, SocketAddr), Failure> {
         let interval_ms = interval.as_millis().to_string();
-        role::start(self.workspace, &[role::NODE.to_owned(), interval_ms])
+        let arguments = [role::NODE, &interval_ms, "0", "0"].map(str::to_owned);
+        role::start(self.workspace, &arguments)
+    }
+
+    /// Starts a mock node that works on so many requests at once, on each for so long, and refuses more.
+    fn start_limited_node(
+        &self,
+        slots: u32,
+        service: Duration,
+    ) -> Result<(Process, SocketAddr), Failure> {
+        let (slots, service_ms) = (slots.to_string(), service.as_millis().to_string());
+        let arguments = [role::NODE, "0", &slots, &service_ms].map(str::to_owned);
+        role::start(self.workspace, &arguments)
     }
 
     fn stage(&self, node: SocketAddr, streaming: bool) -> Stage<'b> {
@@ -140,6 +162,8 @@ impl<'b> Bench<'b> {
             node,
             streaming,
             kept: contender::KEPT,
+            slots: None,
+            has_history: false,
         }
     }
 

@@ -1,5 +1,6 @@
-//! What a connection costs while it waits, and while it streams: resident memory, router and nginx.
+//! What a connection costs while it waits, and while it streams: resident memory.
 
+use std::fmt::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -45,8 +46,18 @@ impl Footprint {
     }
 }
 
-/// Both kinds for the router and for nginx, each with a fresh process: an allocator keeps what it has.
+/// Both kinds for the router and for nginx.
 pub(crate) fn memory(bench: &Bench<'_>) -> Result<Vec<Footprint>, Failure> {
+    footprints(bench, |stage| {
+        Ok(vec![stage.router(ROUTER, None)?, stage.nginx()?])
+    })
+}
+
+/// Both kinds for each contender, with a fresh process each: an allocator keeps what it has.
+pub(crate) fn footprints(
+    bench: &Bench<'_>,
+    start: impl Fn(&Stage<'_>) -> Result<Vec<Contender>, Failure>,
+) -> Result<Vec<Footprint>, Failure> {
     let open_files = raise_open_files(OPEN_FILES)?;
     // The router keeps half of its descriptors, and some for other things, free for nodes.
     let reachable = usize::try_from(open_files / 2)?.saturating_sub(150);
@@ -61,15 +72,11 @@ pub(crate) fn memory(bench: &Bench<'_>) -> Result<Vec<Footprint>, Failure> {
     let (_slow_process, node) = bench.start_node(EVENT_INTERVAL)?;
     let (_quick_process, quick_node) = bench.start_node(Duration::ZERO)?;
     let mut footprints = Vec::new();
-    let idle_stage = bench.stage(quick_node, true);
-    let stream_stage = bench.stage(node, true);
-    type Start = fn(&Stage<'_>) -> Result<Contender, Failure>;
-    let starts: [Start; 2] = [|stage| stage.router(ROUTER, None), |stage| stage.nginx()];
-    for start in starts {
-        footprints.push(idle(&start(&idle_stage)?, idle_count)?);
+    for contender in start(&bench.stage(quick_node, true))? {
+        footprints.push(idle(&contender, idle_count)?);
     }
-    for start in starts {
-        footprints.push(streaming(&start(&stream_stage)?)?);
+    for contender in start(&bench.stage(node, true))? {
+        footprints.push(streaming(&contender)?);
     }
     Ok(footprints)
 }
@@ -131,6 +138,30 @@ fn resident(contender: &Contender) -> Result<u64, Failure> {
         .meter
         .resident()?
         .ok_or_else(|| "not a process".into())
+}
+
+/// All of them, as Markdown.
+pub(crate) fn table(footprints: &[Footprint]) -> String {
+    let mut out = String::from(
+        "| connections | proxy | each, KiB | at rest, MiB | with all, MiB |\n|---|---|---|---|---|\n",
+    );
+    for seen in footprints {
+        let _ = writeln!(
+            out,
+            "| {} × {} | {} | {:.2} | {:.1} | {:.1} |",
+            seen.count,
+            seen.kind.name(),
+            seen.name,
+            seen.bytes_each() / 1024.0,
+            mebibytes(seen.bytes_at_rest),
+            mebibytes(seen.bytes_with_all),
+        );
+    }
+    out
+}
+
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 const IDLE_COUNT: usize = 10_000;

@@ -14,6 +14,7 @@ pub(crate) enum Subject {
     Bodies,
     Memory,
     Latency,
+    Overload,
 }
 
 /// The command line.
@@ -39,11 +40,22 @@ impl Subject {
     const ALONE: [Self; 4] = [Self::Unary, Self::Sse, Self::Bodies, Self::Memory];
 
     /// The parts of the comparison.
-    const COMPARED: [Self; 4] = [Self::Unary, Self::Bodies, Self::Sse, Self::Latency];
+    const COMPARED: [Self; 6] = [
+        Self::Unary,
+        Self::Bodies,
+        Self::Sse,
+        Self::Latency,
+        Self::Overload,
+        Self::Memory,
+    ];
 
     /// All of them, in the comparison or beside nginx alone.
-    fn of(compare: bool) -> [Self; 4] {
-        if compare { Self::COMPARED } else { Self::ALONE }
+    const fn of(compare: bool) -> &'static [Self] {
+        if compare {
+            &Self::COMPARED
+        } else {
+            &Self::ALONE
+        }
     }
 
     fn named(name: &str) -> Option<Self> {
@@ -58,6 +70,7 @@ impl Subject {
             Self::Bodies => "bodies",
             Self::Memory => "memory",
             Self::Latency => "latency",
+            Self::Overload => "overload",
         }
     }
 }
@@ -131,7 +144,7 @@ pub(crate) fn driver(name: &str) -> Result<Preference, Failure> {
 
 const USAGE: &str = "\
 usage: cargo bench --bench proxy -- [unary] [sse] [bodies] [memory] [all]
-       cargo bench --bench proxy -- compare [unary] [bodies] [sse] [latency]
+       cargo bench --bench proxy -- compare [unary] [bodies] [sse] [latency] [overload] [memory]
     --rounds N         rounds per contender
     --io-driver NAME   auto, io_uring or epoll
     --access-log       let a second router take part that writes access records to a file

@@ -4,12 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::date;
-
-use super::Failure;
 use super::contender::{NGINX, ROUTER};
-use super::memory::{Footprint, Kind};
+use super::memory::{self, Footprint, Kind};
 use super::series::{Series, Spread};
+use super::{Failure, date};
 
 /// Everything that was measured.
 #[derive(Debug, Default)]
@@ -34,7 +32,7 @@ impl Report {
         }
         if !self.footprints.is_empty() {
             out.push_str("\n## Memory\n\n");
-            out.push_str(&self.footprint_table());
+            out.push_str(&memory::table(&self.footprints));
         }
         out.push_str("\n## Targets\n\n");
         out.push_str(&self.target_table());
@@ -113,25 +111,6 @@ impl Report {
         out
     }
 
-    fn footprint_table(&self) -> String {
-        let mut out = String::from(
-            "| connections | proxy | each, KiB | at rest, MiB | with all, MiB |\n|---|---|---|---|---|\n",
-        );
-        for seen in &self.footprints {
-            let _ = writeln!(
-                out,
-                "| {} × {} | {} | {:.2} | {:.1} | {:.1} |",
-                seen.count,
-                seen.kind.name(),
-                seen.name,
-                seen.bytes_each() / 1024.0,
-                mebibytes(seen.bytes_at_rest),
-                mebibytes(seen.bytes_with_all),
-            );
-        }
-        out
-    }
-
     fn target_table(&self) -> String {
         let mut out = String::from("| target | measured | |\n|---|---|---|\n");
         let mut row = |target: &str, measured: Option<f64>, limit: f64| {
@@ -176,10 +155,6 @@ fn nothing() -> String {
     "–".to_owned()
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
 const METHOD: &str = "\
 One worker of each proxy bound to one core; the mock node and the load bound to another. The contenders take turns
 in rounds of one second, in alternating order, after a round each that does not count. CPU time is that of all threads
@@ -188,7 +163,7 @@ requests `wrk` completed or the events the client received. The machine drifts w
 median of the ratios within a round. A run with any answer that is no success, a failed connection, or an event that is
 lost, crossed or out of order fails as a whole.
 
-- Router: key required, routing, admission and metrics on, access log off. nginx: reverse proxy to the same node with
+- Router: key required, routing, admission and metrics on, access log and request history off. nginx: reverse proxy to the same node with
   128 kept connections, access log off, request bodies buffered in memory (up to 2 MiB; its default would be a file from
   16 KiB on), `proxy_buffering off` for streams.
 - Bare relay: the router's runtime, reading, framing and forwarding, nothing else: a floor.

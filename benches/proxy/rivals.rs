@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::Failure;
 use super::contender::{Contender, ROUTER, Stage, ready};
-use super::machine::{self, Meter};
+use super::machine::{self, Meter, OPEN_FILES, raise_open_files};
 use super::process::{Process, free_address};
 
 /// Programs beside the router and nginx.
@@ -62,9 +62,10 @@ impl Rivals {
         if let Some(program) = &self.haproxy {
             contenders.push(haproxy(stage, program)?);
         }
-        for name in ON_TOKIO {
+        for name in [HYPER, AXUM] {
             contenders.push(self.on_tokio(stage, name)?);
         }
+        contenders.push(stage.relay()?);
         Ok(contenders)
     }
 
@@ -109,13 +110,18 @@ fn haproxy(stage: &Stage<'_>, program: &Path) -> Result<Contender, Failure> {
         ""
     };
     // Each connection is two descriptors, of which not every machine has as many as it likes.
+    let connections_max = raise_open_files(OPEN_FILES)?.saturating_sub(256) / 2;
+    // What does not fit onto the node waits in its queue.
+    let slots = stage
+        .slots
+        .map_or_else(String::new, |slots| format!("maxconn {slots}"));
     let config = directory.join("haproxy.cfg");
     fs::write(
         &config,
         format!(
             "global
     nbthread 1
-    maxconn 8000
+    maxconn {connections_max}
 defaults
     mode http
     timeout connect 5s
@@ -129,7 +135,7 @@ frontend clients
     default_backend nodes
 backend nodes
     http-reuse always
-    server node {node} pool-max-conn {kept} pool-purge-delay 1h
+    server node {node} pool-max-conn {kept} pool-purge-delay 1h {slots}
 "
         ),
     )?;
@@ -151,6 +157,7 @@ fn locked<'l>(lock: &'l str, name: &str) -> Option<&'l str> {
 }
 
 pub(crate) const ROUTER_EPOLL: &str = "router, epoll";
-const HAPROXY: &str = "haproxy";
+pub(crate) const HAPROXY: &str = "haproxy";
 /// The binaries of the member that is built for the comparison.
-const ON_TOKIO: [&str; 2] = ["hyper-per-core", "axum-reqwest"];
+pub(crate) const HYPER: &str = "hyper-per-core";
+pub(crate) const AXUM: &str = "axum-reqwest";

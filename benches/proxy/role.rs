@@ -42,16 +42,20 @@ pub(crate) fn start(
 /// Plays the role the arguments name until this process is ended; `None` if they name none.
 pub(crate) fn play(arguments: &[String]) -> Option<Result<(), Failure>> {
     match arguments {
-        [role, interval_ms] if role == NODE => Some(node(interval_ms)),
+        [role, interval_ms, slots, service_ms] if role == NODE => {
+            Some(node(interval_ms, slots, service_ms))
+        }
         [role, node, driver] if role == RELAY => Some(bare_relay(node, driver)),
         _ => None,
     }
 }
 
-fn node(interval_ms: &str) -> Result<(), Failure> {
+fn node(interval_ms: &str, slots: &str, service_ms: &str) -> Result<(), Failure> {
     prepare()?;
     let interval = Duration::from_millis(interval_ms.parse()?);
     let options = MockOptions {
+        slots: Some(slots.parse()?).filter(|slots| *slots > 0),
+        first_token_delay: Duration::from_millis(service_ms.parse()?),
         models: vec![client::MODEL.to_owned()],
         keep_alive: Duration::from_secs(3600),
         token_interval: interval,

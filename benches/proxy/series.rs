@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) latency: Percentiles,
     /// From the request to the first byte of a stream.
     pub(crate) first_byte: Option<Percentiles>,
+    /// Requests answered with a refusal, which are not among the units.
+    pub(crate) refused_count: u64,
 }
 
 /// How long something took, in milliseconds.
@@ -58,6 +60,12 @@ impl Outcome {
 
     pub(crate) fn rate(&self) -> f64 {
         self.unit_count as f64 / self.seconds
+    }
+
+    /// Refused requests among all, 0 to 1.
+    pub(crate) fn refused_share(&self) -> f64 {
+        let all = self.unit_count + self.refused_count;
+        self.refused_count as f64 / all.max(1) as f64
     }
 }
 

@@ -95,6 +95,7 @@ pub(crate) fn busy(
         cpu: after.zip(before).map(|(after, before)| after - before),
         latency: run.latency,
         first_byte: None,
+        refused_count: 0,
     })
 }
 
@@ -120,6 +121,7 @@ pub(crate) fn streaming(
         cpu: watched.cpu,
         latency: watched.gap,
         first_byte: Some(watched.first_byte),
+        refused_count: 0,
     })
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
     let stage = Stage::start(bench, "estimate", settings, &nodes, true)?;
     let crowd = |count| Crowd {
         router: stage.router,
+        key: None,
         model: "m",
         count,
         pace: Duration::ZERO,

@@ -12,6 +12,8 @@ use super::Failure;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd {
     pub(crate) router: SocketAddr,
+    /// What they are let in with, if it takes a key.
+    pub(crate) key: Option<&'static str>,
     pub(crate) model: &'static str,
     pub(crate) count: u32,
     /// Time between two requests of one client, from send to send; zero: as soon as it has the answer.
@@ -55,7 +57,7 @@ impl Crowd {
         let mut connection = TcpStream::connect(self.router)?;
         connection.set_nodelay(true)?;
         connection.set_read_timeout(Some(PATIENCE))?;
-        let request = request(self.model);
+        let request = request(self.model, self.key);
         let mut seen = Vec::new();
         // Spread over the pace, so that the crowd does not march in step.
         let mut due = began + self.pace * number / self.count.max(1);
@@ -77,11 +79,14 @@ impl Crowd {
     }
 }
 
-fn request(model: &str) -> String {
+fn request(model: &str, key: Option<&str>) -> String {
+    let key = key.map_or_else(String::new, |key| {
+        format!("Authorization: Bearer {key}\r\n")
+    });
     let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"Hi"}}]}}"#);
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
+         {key}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
 }

@@ -79,6 +79,7 @@ fn round(stage: &Stage, factor: u32) -> Result<Round, Failure> {
     let capacity = BUSY_SLOTS * 1000 / SERVICE.subsec_millis();
     let flood = Crowd {
         router,
+        key: None,
         model: "busy",
         count: FLOOD_CLIENTS,
         pace: match factor {
@@ -88,6 +89,7 @@ fn round(stage: &Stage, factor: u32) -> Result<Round, Failure> {
     };
     let steady = Crowd {
         router,
+        key: None,
         model: "steady",
         count: 8,
         pace: Duration::from_millis(20),

@@ -19,6 +19,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<String, Failure> {
         let per_second = SLOTS * 1000 / SERVICE.subsec_millis() * tenths / 10;
         Crowd {
             router: stage.router,
+            key: None,
             model: "m",
             count: CLIENTS,
             pace: Duration::from_secs(1) * CLIENTS / per_second,

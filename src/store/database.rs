@@ -145,6 +145,10 @@ fn check(connection: &mut Connection) -> Result<(), OpenError> {
 
 /// Turns the write-ahead log on. Of several that do so at once, SQLite tells all but one that the
 /// database is locked, busy timeout or not: they ask again for as long.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the store's thread may wait, and there is nothing to wait for"
+)]
 fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
     let switch = || connection.execute_batch("PRAGMA journal_mode = WAL");
     connection.busy_timeout(Duration::ZERO)?;

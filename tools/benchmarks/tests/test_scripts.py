@@ -29,7 +29,9 @@ class Scripts(unittest.TestCase):
         said = self.folder / "report"
         said.write_text(report)
         variables = {
-            name: value for name, value in os.environ.items() if not name.startswith(("WRK_", "BENCH_"))
+            name: value
+            for name, value in os.environ.items()
+            if name == "BENCH_ROUTER" or not name.startswith(("WRK_", "BENCH_"))
         }
         return subprocess.run(
             [str(reports.TOOLS / name), *arguments],
@@ -112,11 +114,18 @@ class Scripts(unittest.TestCase):
         [result] = (self.folder / "results").glob("*-local.md")
         self.assertIn("- 失敗: 9 (4xx 6 / 5xx 1", result.read_text())
 
-    def test_the_cloud_scenario_is_skipped_aloud_without_a_target(self):
-        done = self.run_script("run_scenario.sh", "cloud")
-        self.assertEqual(done.returncode, 0)
-        self.assertIn("no cloud models", done.stderr)
+    def test_without_a_target_the_cloud_scenario_needs_a_router(self):
+        done = self.run_script("run_scenario.sh", "cloud", BENCH_ROUTER="/nonexistent")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no router at /nonexistent", done.stderr)
         self.assertFalse((self.folder / "arguments").exists())
+
+    def test_without_a_target_the_cloud_scenario_runs_against_the_stand_in(self):
+        done = self.run_script("run_scenario.sh", "cloud", BENCH_SECONDS="1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(self.arguments()[-1], "^http://127.0.0.1:[0-9]+/v1/chat/completions$")
+        [result] = (self.folder / "results").glob("*-cloud.md")
+        self.assertIn("a mock node behind TLS", result.read_text())
 
     def test_the_cloud_scenario_runs_where_a_target_is_given(self):
         done = self.run_script("run_scenario.sh", "cloud", WRK_TARGET="http://127.0.0.1:1")
