@@ -11,8 +11,8 @@
 //!
 //! *Permit* is the router-wide counter; *permit and slot* is all of what a request does that need not wait:
 //! look its model up, enter, choose among three nodes, take a slot, give both back, which are four changes
-//! of lines the cores share. *Queued* joins a line and leaves it again. A second table shows the choice among up
-//! to a thousand nodes at several loads; its figures are in `benches/results/20261126-nodes.md`.
+//! of lines the cores share. *Queued* joins a line and leaves it again. Further tables show the choice among up
+//! to a thousand nodes at several loads, alone and with all cores at it; its figures are in `benches/results/20261126-nodes.md`.
 #![expect(clippy::print_stdout, reason = "a benchmark reports")]
 
 use std::hint::black_box;
@@ -53,20 +53,21 @@ fn main() {
         let together = nanos(core_count, work);
         println!("{name:<18}{alone:>9.1} ns{together:>17.1} ns");
     }
-    println!(
-        "\n{:<34}{:>10}{:>10}{:>10}",
-        "one slot among", 10, 100, 1000
-    );
-    for (name, held_per_node) in LOADS {
-        let [ten, hundred, thousand] =
-            [10, 100, 1000].map(|count| choice_nanos(count, held_per_node));
-        println!("{name:<34}{ten:>7.0} ns{hundred:>7.0} ns{thousand:>7.0} ns");
+    for thread_count in [1, core_count] {
+        let title = format!("one slot among, {thread_count} cores");
+        println!("\n{title:<34}{:>10}{:>10}{:>10}{:>10}", 3, 10, 100, 1000);
+        for (name, held_per_node) in LOADS {
+            let [three, ten, hundred, thousand] =
+                [3, 10, 100, 1000].map(|count| choice_nanos(thread_count, count, held_per_node));
+            println!("{name:<34}{three:>7.0} ns{ten:>7.0} ns{hundred:>7.0} ns{thousand:>7.0} ns");
+        }
     }
 }
 
 /// Nanoseconds for choosing among so many nodes, taking a slot and giving one back, while so many slots of each
-/// node are taken on average: those that are given back are picked at random, so loads are uneven.
-fn choice_nanos(node_count: usize, held_per_node: f64) -> f64 {
+/// node are taken on average: those that are given back are picked at random, so loads are uneven. On so many
+/// threads at once, each for itself.
+fn choice_nanos(thread_count: usize, node_count: usize, held_per_node: f64) -> f64 {
     let nodes: Vec<NodeSpec> = (0..node_count)
         .map(|index| node(&index.to_string(), "m", SLOTS))
         .collect();
@@ -77,21 +78,50 @@ fn choice_nanos(node_count: usize, held_per_node: f64) -> f64 {
         warning_threshold: 0.5,
         overload_threshold: 0.8,
     };
-    let admission = LocalAdmission::new(Arc::new(Admission::new(limits, |_| {})), 0);
-    let mut candidates = Candidates::new(directory, LIMITS, 0, admission);
+    let admission = Arc::new(Admission::new(limits, |_| {}));
+    let held_count = (node_count as f64 * held_per_node) as usize / thread_count;
+    let start = Barrier::new(thread_count);
+    let times: Vec<f64> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..thread_count)
+            .map(|index| {
+                let (directory, admission) = (Arc::clone(&directory), Arc::clone(&admission));
+                let start = &start;
+                scope.spawn(move || {
+                    let admission = LocalAdmission::new(admission, index);
+                    let candidates = Candidates::new(directory, LIMITS, index, admission);
+                    choices(candidates, held_count, start)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(f64::NAN))
+            .collect()
+    });
+    times.into_iter().fold(0.0, f64::max)
+}
+
+/// Nanoseconds of one choice of one worker that holds so many slots: the middle round.
+fn choices(mut candidates: Candidates, held_count: usize, start: &Barrier) -> f64 {
     let mut select = || match candidates.select(black_box("m"), &[], NOW) {
         Selection::Slot(slot, _) => Some(slot),
         _ => None,
     };
-    let held_count = (node_count as f64 * held_per_node) as usize;
     let mut held: Vec<Slot> = (0..held_count).filter_map(|_| select()).collect();
     assert_eq!(held.len(), held_count);
+    start.wait();
+    // Nothing is left to choose: what is timed is to find that out.
+    let is_full = select().is_none();
     let mut random = 1_u64;
-    let mut rounds: Vec<f64> = (0..ROUNDS)
+    let mut rounds: Vec<f64> = (0..SHORT_ROUNDS)
         .map(|_| {
+            start.wait();
             let began = Instant::now();
             for _ in 0..CHOICES {
                 let Some(slot) = select() else {
+                    if is_full {
+                        continue;
+                    }
                     return f64::NAN;
                 };
                 random = random
@@ -107,7 +137,7 @@ fn choice_nanos(node_count: usize, held_per_node: f64) -> f64 {
         })
         .collect();
     rounds.sort_by(f64::total_cmp);
-    rounds.get(ROUNDS / 2).copied().unwrap_or(f64::NAN)
+    rounds.get(SHORT_ROUNDS / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn enter(worker: &mut Worker) -> bool {
@@ -226,15 +256,18 @@ fn node(name: &str, model: &str, max_concurrency: u32) -> NodeSpec {
 }
 
 /// Taken slots of each node, of [`SLOTS`], on average.
-const LOADS: [(&str, f64); 5] = [
+const LOADS: [(&str, f64); 6] = [
     ("idle", 0.0),
     ("a tenth of the slots taken", 0.4),
     ("half of them", 2.0),
     ("nine tenths", 3.6),
     ("all but one in a hundred", 3.96),
+    ("all: none is to be had", 4.0),
 ];
 const SLOTS: u32 = 4;
-const CHOICES: u32 = 20_000;
+/// So few that a round is mostly over before the machine turns to something else.
+const CHOICES: u32 = 1000;
+const SHORT_ROUNDS: usize = 400;
 const NOW: Duration = Duration::from_secs(1000);
 const LIMITS: CandidateLimits = CandidateLimits {
     max_capacity: 100,

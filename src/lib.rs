@@ -63,7 +63,8 @@
 //! | main | waits for signals, drains | yes |
 //!
 //! Workers share exactly: the snapshots of nodes, keys and configuration behind `ArcSwap`; cache-line
-//! padded atomics (requests in flight, slots and failures per node); the queues, under one lock that only
+//! padded atomics (requests in flight, slots and failures per node; where there are many nodes, their slots
+//! lie side by side), and one that counts changes of nodes' states; the queues, under one lock that only
 //! a request takes which must wait, or a release while somebody waits; metric blocks, each with one
 //! writer; mailboxes to be woken by.
 //!

@@ -24,6 +24,12 @@ impl Occupancy {
     pub fn has_room(self) -> bool {
         self.count < self.limit && !self.is_contended
     }
+
+    /// What a counter's [`word`](LimitedCounter::word) says.
+    #[inline]
+    pub(crate) fn of_word(word: u64) -> Self {
+        unpack(word)
+    }
 }
 
 /// Counts units up to a limit that may change at any time, and remembers whether somebody waits.
@@ -39,6 +45,9 @@ pub struct LimitedCounter {
 }
 
 impl LimitedCounter {
+    /// No counter ever holds this word: its limit is higher than any.
+    pub(crate) const NO_WORD: u64 = u64::MAX;
+
     /// An empty counter. Of the limit, [`LIMIT_MAX`] counts at most.
     #[must_use]
     pub fn new(limit: u32) -> Self {
@@ -51,6 +60,12 @@ impl LimitedCounter {
     #[must_use]
     pub fn load(&self) -> Occupancy {
         unpack(self.packed.load(Ordering::Relaxed))
+    }
+
+    /// The same as one word: whoever has seen it before finds by one comparison that nothing has changed.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        self.packed.load(Ordering::Relaxed)
     }
 
     /// Changes the limit. Units beyond a lowered limit stay valid; none is handed out until the

@@ -1,16 +1,20 @@
 //! Owns the nodes of one model in an order in which the choice among a thousand takes less than a
 //! microsecond. What is chosen is the policy's part: the same node as if all had been compared one by one.
 //!
-//! Two things make it quick. A node with nothing in flight that was chosen longest ago cannot be beaten, and
-//! those chosen longest ago are looked at first: as long as some nodes are idle, a few looks are enough. Else
-//! all are compared, in the order in which their counters lie in memory.
+//! Two things make it quick where there are many. A node with nothing in flight that was chosen longest ago
+//! cannot be beaten, and those chosen longest ago are looked at first: as long as some nodes are idle, a few
+//! looks are enough. Else [`Standings`] knows the order from the last choice, and what has changed since. Few
+//! nodes are simply compared.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::bank::{Bank, Line, Place};
+use crate::admission::LimitedCounter;
+
+use super::bank::{Bank, Place, Tally};
 use super::live::NodeLive;
 use super::policy::{self, Least, Load};
+use super::standings::Standings;
 
 /// The nodes of one model, by their position in its list.
 #[derive(Debug)]
@@ -20,8 +24,16 @@ pub(super) struct Contenders {
     chosen_at: Box<[Cell<u64>]>,
     apart: Box<[u32]>,
     banked: Box<[Banked]>,
-    /// Only where there are many.
-    recency: Option<Recency>,
+    many: Option<Many>,
+}
+
+/// What is kept only where there are many.
+#[derive(Debug)]
+struct Many {
+    recency: Recency,
+    standings: Standings,
+    /// Whether some node had nothing in flight at the last choice.
+    any_idle: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -100,7 +112,7 @@ impl Contenders {
         Self {
             apart: apart.into(),
             banked: banked.collect(),
-            recency: (members.len() > MANY).then(|| Recency::new(&chosen_at)),
+            many: Many::new(&members, &chosen_at),
             chosen_at: chosen_at.into(),
             members: members.into(),
         }
@@ -108,21 +120,23 @@ impl Contenders {
 
     /// The node that the policy chooses among those whose position is not excluded.
     pub(super) fn find(&self, is_excluded: impl Fn(usize) -> bool) -> Found {
-        if let Some(recency) = &self.recency {
-            let oldest = recency.oldest_first().take(LOOKS);
-            let mut unbeatable = oldest.filter(|position| {
-                self.members.get(*position).is_some_and(|member| {
-                    let line = member.live.line();
-                    policy::cannot_be_beaten(line.slots.load())
-                        && line.is_online()
-                        && !is_excluded(*position)
-                })
-            });
-            if let Some(position) = unbeatable.next() {
-                return Found::Node(position);
-            }
+        let Some(many) = &self.many else {
+            return self.compare(is_excluded);
+        };
+        if many.any_idle.get()
+            && let Some(position) = self.unbeatable(&many.recency, &is_excluded)
+        {
+            return Found::Node(position);
         }
-        self.compare(is_excluded)
+        let first = many.standings.first(&self.chosen_at);
+        many.any_idle
+            .set(first.is_some_and(|(_, rank)| rank.is_idle()));
+        match first {
+            Some((position, _)) if !is_excluded(position) => Found::Node(position),
+            Some(_) => self.compare(is_excluded),
+            None if many.standings.any_online() => Found::AllFull,
+            None => Found::NoneOnline,
+        }
     }
 
     /// The node at this position was chosen, as the `stamp`th choice.
@@ -130,17 +144,31 @@ impl Contenders {
         if let Some(chosen_at) = self.chosen_at.get(position) {
             chosen_at.set(stamp);
         }
-        if let Some(recency) = &self.recency {
-            recency.chosen(position);
+        if let Some(many) = &self.many {
+            many.recency.chosen(position);
+            many.standings.chosen(position);
         }
+    }
+
+    /// Of the nodes chosen longest ago, the first that cannot be beaten.
+    fn unbeatable(&self, recency: &Recency, is_excluded: &impl Fn(usize) -> bool) -> Option<usize> {
+        let mut oldest = recency.oldest_first().take(LOOKS);
+        oldest.find(|position| {
+            self.members.get(*position).is_some_and(|member| {
+                let (slots, tally) = member.live.place().counters();
+                policy::cannot_be_beaten(slots.load())
+                    && tally.is_online()
+                    && !is_excluded(*position)
+            })
+        })
     }
 
     fn compare(&self, is_excluded: impl Fn(usize) -> bool) -> Found {
         let mut least = Least::default();
         let mut any_online = false;
-        let mut offer = |line: &Line, weight, position: usize| {
-            let slots = line.slots.load();
-            if least.precedes(slots, weight) || !line.is_online() {
+        let mut offer = |slots: &LimitedCounter, tally: &Tally, weight, position: usize| {
+            let slots = slots.load();
+            if least.precedes(slots, weight) || !tally.is_online() {
                 return;
             }
             any_online = true;
@@ -152,14 +180,16 @@ impl Contenders {
         };
         for position in self.apart.iter().map(|position| *position as usize) {
             if let Some(member) = self.members.get(position) {
-                offer(member.live.line(), member.weight, position);
+                let (slots, tally) = member.live.place().counters();
+                offer(slots, tally, member.weight, position);
             }
         }
         for group in &self.banked {
-            let lines = group.bank.lines();
+            let (slots, tallies) = (group.bank.slots(), group.bank.tallies());
             for member in &group.seats {
-                if let Some(line) = lines.get(member.seat as usize) {
-                    offer(line, member.weight, member.position as usize);
+                let seat = member.seat as usize;
+                if let (Some(slots), Some(tally)) = (slots.get(seat), tallies.get(seat)) {
+                    offer(slots, tally, member.weight, member.position as usize);
                 }
             }
         }
@@ -168,6 +198,20 @@ impl Contenders {
             None if any_online => Found::AllFull,
             None => Found::NoneOnline,
         }
+    }
+}
+
+impl Many {
+    fn new(members: &[Member], chosen_at: &[Cell<u64>]) -> Option<Self> {
+        if members.len() <= MANY {
+            return None;
+        }
+        let nodes = members.iter().map(|member| (&member.live, member.weight));
+        Some(Self {
+            recency: Recency::new(chosen_at),
+            standings: Standings::new(nodes)?,
+            any_idle: Cell::new(true),
+        })
     }
 }
 
@@ -238,9 +282,9 @@ impl Default for Link {
     }
 }
 
-/// From here on the order of choices is kept; fewer nodes are compared as quickly.
+/// More than these are many; fewer are compared as quickly.
 const MANY: usize = 16;
-/// Nodes chosen longest ago that are looked at before all are compared.
+/// Nodes chosen longest ago that are looked at before the standings are.
 const LOOKS: usize = 64;
 
 #[cfg(test)]

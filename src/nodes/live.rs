@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::admission::Occupancy;
+use crate::admission::{LimitedCounter, Occupancy};
 
-use super::bank::{Line, Place};
+use super::bank::{Banks, Place};
+use super::revision::StateRevision;
 
 /// Whether a node gets traffic, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,11 +47,12 @@ pub enum FailureReason {
 
 /// The counters of one node. They belong to its name and outlive changes of the table.
 ///
-/// What selection touches lies on one line, so choosing and taking a slot moves that line once; where it lies
-/// is [`Place`]'s part.
+/// Where what selection touches lies is [`Place`]'s part.
 #[derive(Debug)]
 pub struct NodeLive {
     place: Place,
+    /// Of all nodes of the table.
+    states: StateRevision,
     failures_total: CachePadded<[AtomicU64; FailureReason::ALL.len()]>,
 }
 
@@ -74,14 +76,6 @@ impl NodeState {
             Self::Offline => "offline",
             Self::Ejected => "ejected",
         }
-    }
-}
-
-impl Line {
-    /// Whether the node gets traffic.
-    #[inline]
-    pub(super) fn is_online(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == NodeState::Online as u8
     }
 }
 
@@ -113,10 +107,12 @@ impl FailureReason {
 }
 
 impl NodeLive {
-    /// Counters of a new node, which is Pending.
-    pub(super) fn placed(place: Place) -> Self {
+    /// Counters of a new node, the `position`th of its table, which is Pending. Only the control thread calls
+    /// this.
+    pub(super) fn new(banks: &mut Banks, position: usize, max_concurrency: u32) -> Self {
         Self {
-            place,
+            place: Place::new(banks, position, max_concurrency),
+            states: banks.states().clone(),
             failures_total: CachePadded::new([const { AtomicU64::new(0) }; _]),
         }
     }
@@ -125,26 +121,26 @@ impl NodeLive {
         &self.place
     }
 
-    #[inline]
-    pub(super) fn line(&self) -> &Line {
-        self.place.line()
+    /// Advances after every change of this node's state, and of any other's in the table.
+    pub(super) fn states(&self) -> &StateRevision {
+        &self.states
     }
 
     /// Slots taken and `max_concurrency`, read together.
     #[must_use]
     pub fn slots(&self) -> Occupancy {
-        self.line().slots.load()
+        self.place.slots().load()
     }
 
     /// Changes `max_concurrency`; requests beyond a lowered one run on.
     pub fn set_max_concurrency(&self, max_concurrency: u32) {
-        self.line().slots.set_limit(max_concurrency);
+        self.place.slots().set_limit(max_concurrency);
     }
 
     /// The state last published.
     #[must_use]
     pub fn state(&self) -> NodeState {
-        let byte = self.line().state.load(Ordering::Relaxed);
+        let byte = self.place.tally().state.load(Ordering::Relaxed);
         // Only `publish_state` writes the byte, so the fallback is never taken.
         NodeState::ALL
             .get(usize::from(byte))
@@ -155,13 +151,17 @@ impl NodeLive {
     /// Publishes the health machine's verdict; workers see it at their next choice. Only the
     /// control thread calls this.
     pub fn publish_state(&self, state: NodeState) {
-        self.line().state.store(state as u8, Ordering::Relaxed);
+        self.place
+            .tally()
+            .state
+            .store(state as u8, Ordering::Relaxed);
+        self.states.advance();
     }
 
     /// Times this node was chosen.
     #[must_use]
     pub fn selections_total(&self) -> u64 {
-        self.line().selections_total.load(Ordering::Relaxed)
+        self.place.tally().selections_total.load(Ordering::Relaxed)
     }
 
     /// Failures for one reason.
@@ -173,7 +173,10 @@ impl NodeLive {
     /// Failures since the last success.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
-        self.line().consecutive_failures.load(Ordering::Relaxed)
+        self.place
+            .tally()
+            .consecutive_failures
+            .load(Ordering::Relaxed)
     }
 
     /// Counts a failure of the node; `true` for each that completes another [`EJECTION_FAILURES`] in
@@ -182,7 +185,8 @@ impl NodeLive {
     pub fn record_failure(&self, reason: FailureReason) -> bool {
         self.failures_total[reason as usize].fetch_add(1, Ordering::Relaxed);
         let before = self
-            .line()
+            .place
+            .tally()
             .consecutive_failures
             .fetch_add(1, Ordering::Relaxed);
         before.wrapping_add(1).is_multiple_of(EJECTION_FAILURES)
@@ -199,38 +203,42 @@ impl NodeLive {
     /// Counts from zero again after the control thread has dealt with a reached threshold, whatever
     /// it decided: otherwise a last node that could not be ejected would never report again.
     pub(super) fn restart_failure_run(&self) {
-        self.line().consecutive_failures.store(0, Ordering::Relaxed);
+        self.place
+            .tally()
+            .consecutive_failures
+            .store(0, Ordering::Relaxed);
     }
 
     /// Takes a slot; `false` if none is free or somebody waits for one.
     pub(super) fn try_take_slot(&self) -> bool {
-        self.count_selection(self.line().slots.try_take())
+        self.count_selection(LimitedCounter::try_take)
     }
 
     /// Takes a slot for whoever is next. Only the queues call this.
     pub(super) fn try_take_slot_in_turn(&self) -> bool {
-        self.count_selection(self.line().slots.try_take_in_turn())
+        self.count_selection(LimitedCounter::try_take_in_turn)
     }
 
     /// Gives a slot back; `true` if somebody may wait for it.
     pub(super) fn release_slot(&self) -> bool {
-        self.line().slots.release()
+        self.place.slots().release()
     }
 
     /// Somebody waits for a slot from now on. Only the queues call this.
     pub(super) fn contend(&self) {
-        self.line().slots.contend();
+        self.place.slots().contend();
     }
 
     /// Nobody waits for a slot any more. Only the queues call this.
     pub(super) fn settle(&self) {
-        self.line().slots.settle();
+        self.place.slots().settle();
     }
 
-    fn count_selection(&self, is_taken: bool) -> bool {
+    fn count_selection(&self, take: impl FnOnce(&LimitedCounter) -> bool) -> bool {
+        let (slots, tally) = self.place.counters();
+        let is_taken = take(slots);
         if is_taken {
-            // The line is already exclusive to this core after the take.
-            self.line().selections_total.fetch_add(1, Ordering::Relaxed);
+            tally.selections_total.fetch_add(1, Ordering::Relaxed);
         }
         is_taken
     }

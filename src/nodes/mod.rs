@@ -11,6 +11,8 @@ pub mod health;
 mod line;
 mod live;
 pub mod policy;
+mod revision;
+mod standings;
 mod table;
 
 pub use board::{EventTime, HealthBoard, Transition};

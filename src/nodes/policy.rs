@@ -45,18 +45,49 @@ pub fn cannot_be_beaten(slots: Occupancy) -> bool {
 #[derive(Debug)]
 pub struct Least<K> {
     chosen: Option<K>,
+    rank: Rank,
+}
+
+/// All that decides between two nodes that have a free slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank {
     ratio: Ratio,
     chosen_at: u64,
 }
 
+impl Rank {
+    /// Stands behind every node with a free slot: an infinite ratio.
+    pub const LAST: Self = Self {
+        ratio: Ratio {
+            in_flight: 1,
+            capacity: 0,
+        },
+        chosen_at: u64::MAX,
+    };
+
+    /// Whether this node is to be preferred.
+    #[inline]
+    #[must_use]
+    pub fn precedes(&self, other: &Self) -> bool {
+        let (own, others) = self.ratio.cross_multiplied(other.ratio);
+        own < others || (own == others && self.chosen_at < other.chosen_at)
+    }
+
+    /// Whether nothing is in flight at this node.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.ratio.in_flight == 0
+    }
+}
+
 impl<K> Least<K> {
     /// Whether the best so far is to be preferred to a node whose slots stand like this, whatever else is
-    /// known of that: most of a thousand nodes are out of the question at this look.
+    /// known of that: most nodes are out of the question at this look.
     #[inline]
     #[must_use]
     pub fn precedes(&self, slots: Occupancy, weight: u32) -> bool {
         let load = Load::of(slots, weight, 0);
-        let (own, others) = load.ratio().cross_multiplied(self.ratio);
+        let (own, others) = load.ratio().cross_multiplied(self.rank.ratio);
         own > others
     }
 
@@ -64,19 +95,14 @@ impl<K> Least<K> {
     #[inline]
     #[must_use]
     pub fn is_beaten_by(&self, load: &Load) -> bool {
-        if load.in_flight >= load.max_concurrency || load.is_contended {
-            return false;
-        }
-        let (own, others) = load.ratio().cross_multiplied(self.ratio);
-        own < others || (own == others && load.chosen_at < self.chosen_at)
+        load.has_room() && load.rank().precedes(&self.rank)
     }
 
     /// The node of this key, whose load this is, is the best now.
     #[inline]
     pub fn replace(&mut self, key: K, load: &Load) {
         self.chosen = Some(key);
-        self.ratio = load.ratio();
-        self.chosen_at = load.chosen_at;
+        self.rank = load.rank();
     }
 
     /// The best of all.
@@ -90,12 +116,7 @@ impl<K> Default for Least<K> {
     fn default() -> Self {
         Self {
             chosen: None,
-            // Stands for an infinite ratio, so every node with a free slot precedes it.
-            ratio: Ratio {
-                in_flight: 1,
-                capacity: 0,
-            },
-            chosen_at: u64::MAX,
+            rank: Rank::LAST,
         }
     }
 }
@@ -117,6 +138,23 @@ impl Load {
             is_contended: slots.is_contended,
             weight,
             chosen_at,
+        }
+    }
+
+    /// Whether the node may be chosen.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.in_flight < self.max_concurrency && !self.is_contended
+    }
+
+    /// Where the node stands among others, if it has room.
+    #[inline]
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        Rank {
+            ratio: self.ratio(),
+            chosen_at: self.chosen_at,
         }
     }
 

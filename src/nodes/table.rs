@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
-use super::bank::{Banks, Place};
+use super::bank::Banks;
 use super::live::NodeLive;
 
 /// One node as configured, registered or discovered.
@@ -374,8 +374,8 @@ impl NodeTable {
             let live = before
                 .map(|node| Arc::clone(&node.live))
                 .unwrap_or_else(|| {
-                    let place = Place::new(&mut self.banks, place, spec.max_concurrency);
-                    Arc::new(NodeLive::placed(place))
+                    let live = NodeLive::new(&mut self.banks, place, spec.max_concurrency);
+                    Arc::new(live)
                 });
             self.nodes.push(Arc::new(Node::new(id, spec, live)));
         }

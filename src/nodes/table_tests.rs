@@ -172,7 +172,7 @@ fn the_mean_service_time_is_known_once_one_has_ended() {
 
 #[test]
 fn the_threshold_is_reported_exactly_once_per_run_of_failures() {
-    let live = NodeLive::placed(Place::new(&mut Banks::default(), 0, 1));
+    let live = NodeLive::new(&mut Banks::default(), 0, 1);
     let run = |count: u32| -> Vec<bool> {
         (0..count)
             .map(|_| live.record_failure(FailureReason::BadResponse))

@@ -1,6 +1,7 @@
 //! Live events: made once by the control side, sent by each worker to those of its clients who watch. Whoever
 //! is slow gets the newest frame next and has missed those between.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -252,12 +253,13 @@ impl Seen {
         Self { frame, point }
     }
 
-    fn take(&mut self, frame: &Frame) -> Vec<u8> {
-        let mut events = frame.snapshot.clone();
+    /// What the viewer is to be sent: mostly the snapshot alone, which is the same for all.
+    fn take<'f>(&mut self, frame: &'f Frame) -> Cow<'f, [u8]> {
+        let mut events = Cow::Borrowed(&*frame.snapshot);
         for (number, point) in &frame.points {
             if *number > self.point {
                 self.point = *number;
-                events.extend_from_slice(point);
+                events.to_mut().extend_from_slice(point);
             }
         }
         self.frame = frame.number;
@@ -295,9 +297,9 @@ mod tests {
     fn a_viewer_gets_each_point_once_and_of_the_snapshots_the_newest() {
         let mut seen = Seen::new(&frame(7, &[1, 2]), 2);
         assert_eq!(seen.frame, 0, "the frame is fresh");
-        assert_eq!(seen.take(&frame(7, &[1, 2])), b"s7;");
-        assert_eq!(seen.take(&frame(11, &[1, 2, 3, 4])), b"s11;p3;p4;");
-        assert_eq!(seen.take(&frame(12, &[2, 3, 4])), b"s12;");
+        assert_eq!(*seen.take(&frame(7, &[1, 2])), *b"s7;");
+        assert_eq!(*seen.take(&frame(11, &[1, 2, 3, 4])), *b"s11;p3;p4;");
+        assert_eq!(*seen.take(&frame(12, &[2, 3, 4])), *b"s12;");
         assert_eq!((seen.frame, seen.point), (12, 4));
     }
 

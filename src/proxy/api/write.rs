@@ -1,6 +1,6 @@
 //! Sends what the control side answered: whole, or piece by piece as the client takes it.
 
-use crate::http1::{HeadWriter, LAST_CHUNK, Method};
+use crate::http1::{CHUNK_SIZE_LINE_BYTES_MAX, HeadWriter, LAST_CHUNK, Method, chunk_size_line};
 use crate::runtime::{Buf, Scratch};
 
 use super::super::Worker;
@@ -94,13 +94,7 @@ impl ReplyStream {
             // As a chunk it would be the last one.
             return Ok(());
         }
-        let mut bytes = Vec::with_capacity(piece.len() + CHUNK_FRAMING_BYTES);
-        if self.is_chunked {
-            respond::push_chunk(&mut bytes, piece);
-        } else {
-            bytes.extend_from_slice(piece);
-        }
-        respond::write(worker, client, Buf::of(&bytes)).await?;
+        respond::write(worker, client, framed(piece, self.is_chunked)).await?;
         self.body_bytes += piece.len();
         trace.answered(self.status, self.body_bytes);
         Ok(())
@@ -120,6 +114,20 @@ impl ReplyStream {
     }
 }
 
+/// A piece as it is sent, copied once: live events are long, and many may watch.
+fn framed(piece: &[u8], is_chunked: bool) -> Buf {
+    let mut bytes = Buf::with_room(piece.len() + CHUNK_SIZE_LINE_BYTES_MAX);
+    if is_chunked {
+        let mut line = [0; CHUNK_SIZE_LINE_BYTES_MAX];
+        bytes.append(chunk_size_line(piece.len(), &mut line));
+        bytes.append(piece);
+        bytes.append_crlf();
+    } else {
+        bytes.append(piece);
+    }
+    bytes
+}
+
 fn begin_head(writer: &mut HeadWriter<'_>, reply: &ApiReply) {
     writer.status_line(reply.status);
     if reply.has_body() {
@@ -134,5 +142,17 @@ fn begin_head(writer: &mut HeadWriter<'_>, reply: &ApiReply) {
     }
 }
 
-/// A size line and two line ends.
-const CHUNK_FRAMING_BYTES: usize = 32;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_any_length_is_framed_whole() {
+        for length in [1, 15, 16, 4095, 4096, 65_536, 300_000] {
+            let piece: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            let chunk = [format!("{length:X}\r\n").as_bytes(), &piece, b"\r\n"].concat();
+            assert_eq!(framed(&piece, true).filled(), chunk);
+            assert_eq!(framed(&piece, false).filled(), piece);
+        }
+    }
+}
