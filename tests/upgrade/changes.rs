@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::failures::silent_node;
-use crate::support::{Driver, RawClient, Response, RouterConfig, ScriptedNode, Site};
+use crate::support::{Driver, Metrics, RawClient, Response, RouterConfig, ScriptedNode, Site};
 use crate::support::{ask, eventually, fixed};
 
 /// The control API of whichever process answers.
@@ -214,6 +214,10 @@ fn a_process_that_drains_takes_in_no_changes() {
     let mut client = RawClient::connect(address);
     client.send(&ask("x").bytes());
     assert_eq!(client.response().status, 200);
+    // A client has its answer a moment before the exchange counts as over.
+    eventually("nothing is under way", || {
+        Metrics::fetch(address).value("llm_router_requests_in_flight") == 0.0
+    });
     old.signal(Signal::SIGTERM);
     assert_eq!(old.wait_exit(), 0);
 }
