@@ -54,6 +54,8 @@
 //! |---|---|---|
 //! | worker × cores, pinned | one runtime: accepts, parses, admits, routes, relays. Owns its connections, pools, buffers and metric block without locks | never |
 //! | control | keeps the nodes, configured and registered: has them probed, takes in heartbeats and operators' wishes, judges; follows the key file; publishes snapshots. Others hand it short tasks and wait for their results | only for files |
+//! | resolve × 0–16 | look up the names in registrations | yes |
+//! | catch-up | brings what the store has not got yet there, and takes in what others have stored | yes |
 //! | probe × 0–256 | ask nodes whether they are there, resolve their names; as many as there is to wait for | yes |
 //! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
 //! | live | samples the figures behind `/api/events`: a point every five seconds, a snapshot twice a second while anyone watches | yes |
@@ -135,8 +137,9 @@
 //!   share; a blocking one would stall a worker on epoll.
 //! * A reload answers when every worker does as the new configuration says. What only a restart changes
 //!   keeps its running value, and the mixture is checked as if it had been read.
-//! * A half-closed client counts as gone. Most clients that close their sending side mean it, and a slot
-//!   must not be held for nobody (RFC 9112 section 9.6 leaves the choice).
+//! * A half-closed client counts as gone once it is noticed, at the worker's next tick; what is over before
+//!   is still sent. Most clients that close their sending side mean it, and a slot must not be held for
+//!   nobody (RFC 9112 section 9.6 leaves the choice).
 
 pub mod config;
 

@@ -28,7 +28,7 @@ pub(super) struct Tally {
     pub(super) state: AtomicU8,
 }
 
-/// Where the line of one node is, for as long as the node lives.
+/// Where the counters of one node are, for as long as the node lives.
 #[derive(Debug)]
 pub(super) enum Place {
     /// On a cache line of its own.
@@ -144,7 +144,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // Release: what this node did to its line is done before another node takes the seat.
+        // Release: what this node did to its counters is done before another node takes the seat.
         self.bank.taken[self.index].store(false, Ordering::Release);
     }
 }

@@ -49,7 +49,8 @@ struct Entrant {
     is_online: Cell<bool>,
 }
 
-/// Counters one behind the other in a bank.
+/// Counters one behind the other in a bank. The nodes of this model keep their seats because
+/// [`super::contenders::Contenders`] holds them; nothing here does.
 #[derive(Debug)]
 struct Run {
     bank: Arc<Bank>,

@@ -147,7 +147,7 @@ async fn answer(
     relay::relay(worker, client, request, answer, trace).await
 }
 
-/// Receives the body; from here on a read stands on the client, which tells when it leaves.
+/// Receives the body.
 async fn receive_body(
     worker: &Worker,
     client: &mut Downstream,
@@ -163,7 +163,8 @@ async fn receive_body(
     Ok(body)
 }
 
-/// The body is here: what lies behind it is the next request's.
+/// The body is here: what lies behind it is the next request's. Whoever waits from now on does so within
+/// `Inlet::watch` or asks `Inlet::poll_gone` itself: nothing else notices that the client has left.
 pub(super) fn body_is_here(client: &mut Downstream, request: &mut Request, body: &mut Body) {
     request.is_body_received = true;
     let next = match body.take_leftover() {

@@ -66,7 +66,7 @@ impl Reader {
         }
     }
 
-    /// Begins a read and hands it to the kernel without anyone waiting for it: for idle connections.
+    /// Begins a read and hands it to the kernel without anyone waiting for it.
     pub fn arm_standing(&mut self, buf: Buf) {
         self.arm(buf);
         let _ = self.poll_done(&mut Context::from_waker(Waker::noop()));

@@ -1,14 +1,6 @@
-//! The process: worker threads, listeners, signals, drain.
-//!
-//! ```text
-//! main thread   binds the listeners, starts everything, then waits for signals    (start.rs, run.rs)
-//! worker × n    one runtime each, pinned: accept tasks, connections, its pool     (crew.rs, worker.rs)
-//! handover      waits for a process that takes over                               (handover/)
-//! control       probes, keys, snapshots; started by whoever composes the process  (control/)
-//! api × 4       the control API; started with it                                  (control/api/)
-//! live          samples what viewers of the control API see                       (control/api/)
-//! access-log    writes access records, if they are on                             (telemetry/)
-//! ```
+//! The process: worker threads, listeners, signals, drain. All its threads are told of in the crate's own
+//! documentation; this module starts the workers, the hand-over and the access log, and waits on the main
+//! thread.
 //!
 //! Here is what others see of it; `start` brings the parts up in order, `shared` makes what they have in common,
 //! `crew` starts the workers, and `run` serves until the end and drains.

@@ -132,7 +132,7 @@ async fn next_piece(
     }
 }
 
-/// Receives the body, if there is one; from here on a read stands on the client.
+/// Receives the body, if there is one.
 async fn receive_body(
     worker: &Worker,
     client: &mut Downstream,
