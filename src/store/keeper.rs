@@ -1,5 +1,6 @@
 //! Keeps the database open, notices when it fails and when it works again, and tells everyone once.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use crate::runtime::clock;
 use crate::telemetry::{StoreHealth, log};
 
 use super::StoreError;
-use super::database::{Database, Identity, OpenError, Place, file_path, is_damage, set_aside};
+use super::database::{Database, OpenError, Place, is_damage};
+use super::files::{Identity, file_path, identity_of, set_aside};
 use super::rescue::Rescued;
 use super::seal::Sealer;
 
@@ -121,7 +123,7 @@ impl Keeper {
     }
 
     /// Why a credential was not sealed goes to the log; the database is not to blame.
-    pub(super) fn cannot_seal(&self, error: &std::io::Error) -> StoreError {
+    pub(super) fn cannot_seal(&self, error: &io::Error) -> StoreError {
         log::error(format_args!(
             "cannot seal a credential with seal.key in {}: {error}",
             self.directory.display()
@@ -156,10 +158,14 @@ impl Keeper {
         {
             return Err(StoreError::Unavailable);
         }
+        // Before the attempt: only what may be what was opened is moved away.
+        let found = identity_of(&file_path(&self.directory));
         let mut is_set_aside = false;
         let taken_up = match self.take_up() {
             Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
-                self.move_away(&error.to_string());
+                let now_unix = clock::unix_secs();
+                let moved = found.and_then(|file| set_aside(&self.directory, file, now_unix));
+                self.tell_unusable(&error.to_string(), moved);
                 is_set_aside = true;
                 self.take_up()
             }
@@ -245,9 +251,9 @@ impl Keeper {
             _ if is_damage(error) => {
                 self.rescue();
                 if let Some(database) = self.database.take() {
-                    database.leave_as_it_is();
+                    let moved = database.leave_damaged(&self.directory, clock::unix_secs());
+                    self.tell_unusable(&format!("it is damaged: {error}"), moved);
                 }
-                self.move_away(&format!("it is damaged: {error}"));
                 StoreError::Unavailable
             }
             _ => {
@@ -264,13 +270,17 @@ impl Keeper {
         self.tell(reason);
     }
 
-    fn move_away(&self, reason: &str) {
+    fn tell_unusable(&self, reason: &str, moved: io::Result<Option<PathBuf>>) {
         let file = file_path(&self.directory);
-        match set_aside(&self.directory, clock::unix_secs()) {
-            Ok(aside) => log::error(format_args!(
+        match moved {
+            Ok(Some(aside)) => log::error(format_args!(
                 "{} cannot be used: {reason}; it is kept as {}, and a new one is begun",
                 file.display(),
                 aside.display()
+            )),
+            Ok(None) => log::error(format_args!(
+                "{} cannot be used: {reason}; it was moved away before, and what is there now is taken up",
+                file.display()
             )),
             Err(error) => self.tell(&format!("{reason}; it cannot be moved away: {error}")),
         }
@@ -294,3 +304,8 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 const BEAT_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// What is left of a caller's patience for carrying the answer.
 const REPLY_MARGIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use crate::auth::key::KeyHash;
 
-use super::database::file_path;
+use super::files::{file_path, hold};
 use super::keeper::Durability;
 use super::nodes::execute;
 use super::{Store, StoreError};
@@ -150,6 +150,7 @@ fn insert_session(connection: &Connection, session: &StoredSession) -> rusqlite:
 #[must_use]
 pub fn last_session_password(directory: &Path) -> Option<String> {
     // Whatever is wrong with the file: the store will find it and say so.
+    let _held = hold(directory).ok()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file_path(directory), flags).ok()?;
     connection.busy_timeout(BUSY_TIMEOUT).ok()?;
