@@ -160,6 +160,7 @@ impl Keeper {
         }
         // Before the attempt: only what may be what was opened is moved away.
         let found = identity_of(&file_path(&self.directory));
+        let has_rescued = self.rescued.is_some();
         let mut is_set_aside = false;
         let taken_up = match self.take_up() {
             Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
@@ -178,7 +179,7 @@ impl Keeper {
                 self.file = Some(database.identity);
                 self.database = Some(database);
                 self.retry_at = None;
-                if is_set_aside || is_other || self.rescued.is_some() {
+                if is_set_aside || is_other || has_rescued {
                     self.tell_begun_anew();
                 }
                 Ok(())
@@ -190,11 +191,22 @@ impl Keeper {
         }
     }
 
-    /// Opens the file; one that follows another gets what was read of that.
-    fn take_up(&self) -> Result<Database, OpenError> {
+    /// Opens the file; one that follows another gets what was read of that, unless it refuses it.
+    fn take_up(&mut self) -> Result<Database, OpenError> {
         let mut database = Database::open(&self.directory)?;
-        if let Some(rescued) = &self.rescued {
-            rescued.write_to(&mut database.connection)?;
+        let Some(rescued) = &self.rescued else {
+            return Ok(database);
+        };
+        match rescued.write_to(&mut database.connection) {
+            // It would do so every time.
+            Err(error) if is_refusal(&error) => {
+                log::error(format_args!(
+                    "{} refuses what was to be taken over, {rescued}: {error}",
+                    file_path(&self.directory).display()
+                ));
+                self.rescued = None;
+            }
+            written => written?,
         }
         Ok(database)
     }
@@ -243,7 +255,7 @@ impl Keeper {
     fn failed(&mut self, error: &rusqlite::Error) -> StoreError {
         match error.sqlite_error_code() {
             // Not the database's fault.
-            Some(ErrorCode::ConstraintViolation) => StoreError::Conflict,
+            _ if is_refusal(error) => StoreError::Conflict,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 self.tell("another process has it locked");
                 StoreError::Busy
@@ -294,6 +306,11 @@ impl Keeper {
             ));
         }
     }
+}
+
+/// Whether the database works, but does not take what it was given.
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
 }
 
 /// How long after a failure the database is left alone.

@@ -1,12 +1,15 @@
-//! Several processes on one damaged file: one moves it away, nobody what follows it.
+//! Several processes on one damaged file: one moves it away, nobody what follows it. And what is known of a
+//! file, written to the next or given up.
 
 use std::fs;
 use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::store::StoredSession;
 use crate::store::nodes::read_drains;
-use crate::store::tests::Directory;
+use crate::store::sessions::{read_sessions, take_in_sessions};
+use crate::store::tests::{Directory, session};
 
 fn keeper(directory: &Directory) -> Keeper {
     Keeper::open(directory.path(), Arc::default())
@@ -110,6 +113,61 @@ fn of_many_that_find_no_database_at_once_one_moves_it_away() {
         });
         assert!(moved_away(&directory) == [&content[..]], "as it was, once");
     }
+}
+
+#[test]
+fn a_session_that_a_damaged_file_holds_twice_is_taken_over_once() {
+    let directory = Directory::new();
+    let sessions: Vec<_> = (1..=3).map(session).collect();
+    let mut of_before = keeper(&directory);
+    let stored = of_before.write(soon(), Durability::Disk, |transaction| {
+        take_in_sessions(transaction, &sessions)
+    });
+    assert_eq!(stored, Ok(()));
+    drop(of_before);
+    let mut bytes = fs::read(directory.database()).unwrap();
+    let (once, twice) = (&sessions[0].digest.0, &sessions[1].digest.0);
+    let at = bytes.windows(32).position(|bytes| bytes == twice).unwrap();
+    bytes[at..at + 32].copy_from_slice(once);
+    fs::write(directory.database(), &bytes).unwrap();
+    damage(&directory, "drain");
+
+    let mut keeper = keeper(&directory);
+    let held = keeper.read(soon(), read_sessions).unwrap();
+    let is_it = |session: &&StoredSession| session.digest.0 == *once;
+    assert_eq!(held.iter().filter(is_it).count(), 2, "{held:?}");
+    assert_eq!(drains(&mut keeper), Err(StoreError::Unavailable));
+    assert_eq!(drains(&mut keeper), Ok(Vec::new()));
+    let kept = keeper.read(soon(), read_sessions).unwrap();
+    assert_eq!(kept.iter().filter(is_it).count(), 1, "{kept:?}");
+    assert_eq!(kept.len(), 2);
+    assert!(kept.contains(&sessions[2]));
+}
+
+#[test]
+fn what_the_next_file_refuses_is_given_up_and_the_store_is_not() {
+    let directory = Directory::new();
+    drop(keeper(&directory));
+    let refusing = directory.path().join("refusing.db");
+    fs::copy(directory.database(), &refusing).unwrap();
+    let refusal = "CREATE TRIGGER refusal BEFORE INSERT ON session BEGIN \
+                   SELECT RAISE(ABORT, 'no more'); END";
+    let other = Connection::open(&refusing).unwrap();
+    other.execute_batch(refusal).unwrap();
+    drop(other);
+
+    let mut keeper = keeper(&directory);
+    add_drain(&mut keeper, "a");
+    let stored = keeper.write(soon(), Durability::Disk, |transaction| {
+        take_in_sessions(transaction, &[session(1)])
+    });
+    assert_eq!(stored, Ok(()));
+    fs::rename(&refusing, directory.database()).unwrap();
+    keeper.look_after(Instant::now());
+    assert_eq!(drains(&mut keeper), Ok(Vec::new()), "nothing by halves");
+    assert_eq!(keeper.health.files_begun_anew(), 1);
+    add_drain(&mut keeper, "b");
+    assert!(!keeper.health.is_failing());
 }
 
 const ROUNDS: u32 = 10;
