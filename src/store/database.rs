@@ -1,9 +1,9 @@
 //! Opens the database file: ours, of our version, with our settings, or a clear reason why not.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::files::{
+    Identity, Log, beside, clear, file_path, hold, identity_of, is_in_place, set_aside,
+};
 use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
 
 /// An open database, and which file it is.
@@ -20,7 +23,7 @@ pub(super) struct Database {
     pub(super) identity: Identity,
     /// There was nothing in it before.
     pub(super) is_new: bool,
-    /// The files SQLite keeps beside it, in the order of [`BESIDE`].
+    /// The files SQLite keeps beside it.
     beside: [Option<Identity>; 2],
 }
 
@@ -38,9 +41,6 @@ pub(super) enum OpenError {
     /// It cannot be reached.
     Io(io::Error),
 }
-
-/// Device and inode of a file.
-pub(super) type Identity = (u64, u64);
 
 /// Where an open file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,7 @@ impl Database {
             .recursive(true)
             .mode(0o700)
             .create(directory)?;
+        let _held = hold(directory)?;
         make_private(&path)?;
         let identity = identity_of(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -74,16 +75,15 @@ impl Database {
             connection,
             identity,
             is_new,
-            beside: BESIDE.map(|suffix| identity_of(&with_suffix(&path, suffix)).ok()),
+            beside: beside(directory),
         })
     }
 
     /// Whether the file is still in its place.
     pub(super) fn place(&self, directory: &Path) -> Place {
-        match identity_of(&file_path(directory)) {
-            Ok(found) if found == self.identity => Place::Own,
-            Ok(_) => Place::Elsewhere,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Place::Elsewhere,
+        match is_in_place(directory, self.identity) {
+            Ok(true) => Place::Own,
+            Ok(false) => Place::Elsewhere,
             Err(_) => Place::Unknown,
         }
     }
@@ -95,48 +95,31 @@ impl Database {
         let is_busy = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        let path = file_path(directory);
-        let left = directory.join(format!("{FILE_NAME}.left-{now_unix}"));
-        for (suffix, own) in BESIDE.iter().zip(self.beside) {
-            let beside = with_suffix(&path, suffix);
-            // Another process may have begun the next file already.
-            if own.is_none() || identity_of(&beside).ok() != own {
-                continue;
-            }
-            match is_busy {
-                Ok(false) => fs::remove_file(beside)?,
-                _ => fs::rename(beside, with_suffix(&left, suffix))?,
-            }
-        }
-        Ok(())
+        let log = match is_busy {
+            Ok(false) => Log::Removed,
+            _ => Log::Kept,
+        };
+        clear(directory, self.beside, log, now_unix)
     }
 
-    /// Closes it without moving what the log holds into the file.
-    pub(super) fn leave_as_it_is(self) {
+    /// Closes one that is damaged, without moving what its log holds into it, and moves it away. Says where to;
+    /// `None` if it was taken away before, and its log is out of the way as well.
+    pub(super) fn leave_damaged(
+        self,
+        directory: &Path,
+        now_unix: u64,
+    ) -> io::Result<Option<PathBuf>> {
         // Refused only by a connection that is broken, which moves nothing either.
         let _ = self
             .connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-    }
-}
-
-/// Moves the database of a data directory away, with what belongs to it, and says where to.
-pub(super) fn set_aside(directory: &Path, now_unix: u64) -> io::Result<PathBuf> {
-    let path = file_path(directory);
-    let aside = directory.join(format!("{FILE_NAME}.damaged-{now_unix}"));
-    // Its log first: replayed into a new file of this name, it would damage that one.
-    for suffix in BESIDE.into_iter().chain([""]) {
-        let from = with_suffix(&path, suffix);
-        match fs::rename(from, with_suffix(&aside, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        drop(self.connection);
+        let aside = set_aside(directory, self.identity, now_unix)?;
+        if aside.is_none() {
+            clear(directory, self.beside, Log::Kept, now_unix)?;
         }
+        Ok(aside)
     }
-    Ok(aside)
-}
-
-pub(super) fn file_path(directory: &Path) -> PathBuf {
-    directory.join(FILE_NAME)
 }
 
 /// Whether the file itself is at fault, not its surroundings.
@@ -145,12 +128,6 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
     )
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Makes the file where it is missing, readable for its owner only; SQLite gives the files beside it
@@ -165,11 +142,6 @@ fn make_private(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
-}
-
-fn identity_of(path: &Path) -> io::Result<Identity> {
-    let metadata = fs::metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Refuses what is not ours, before anything is written to it. Says whether it is empty.
@@ -275,9 +247,6 @@ impl fmt::Display for OpenError {
     }
 }
 
-const FILE_NAME: &str = "llm-router.db";
-/// What SQLite appends to the name for its log and the index of it.
-const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// How long another process may keep it locked while it is being opened.
 const OPEN_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 const WAL_ATTEMPTS: u32 = 50;

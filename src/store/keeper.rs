@@ -1,5 +1,6 @@
 //! Keeps the database open, notices when it fails and when it works again, and tells everyone once.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use crate::runtime::clock;
 use crate::telemetry::{StoreHealth, log};
 
 use super::StoreError;
-use super::database::{Database, Identity, OpenError, Place, file_path, is_damage, set_aside};
+use super::database::{Database, OpenError, Place, is_damage};
+use super::files::{Identity, file_path, identity_of, set_aside};
 use super::rescue::Rescued;
 use super::seal::Sealer;
 
@@ -121,7 +123,7 @@ impl Keeper {
     }
 
     /// Why a credential was not sealed goes to the log; the database is not to blame.
-    pub(super) fn cannot_seal(&self, error: &std::io::Error) -> StoreError {
+    pub(super) fn cannot_seal(&self, error: &io::Error) -> StoreError {
         log::error(format_args!(
             "cannot seal a credential with seal.key in {}: {error}",
             self.directory.display()
@@ -156,10 +158,15 @@ impl Keeper {
         {
             return Err(StoreError::Unavailable);
         }
+        // Before the attempt: only what may be what was opened is moved away.
+        let found = identity_of(&file_path(&self.directory));
+        let has_rescued = self.rescued.is_some();
         let mut is_set_aside = false;
         let taken_up = match self.take_up() {
             Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
-                self.move_away(&error.to_string());
+                let now_unix = clock::unix_secs();
+                let moved = found.and_then(|file| set_aside(&self.directory, file, now_unix));
+                self.tell_unusable(&error.to_string(), moved);
                 is_set_aside = true;
                 self.take_up()
             }
@@ -172,7 +179,7 @@ impl Keeper {
                 self.file = Some(database.identity);
                 self.database = Some(database);
                 self.retry_at = None;
-                if is_set_aside || is_other || self.rescued.is_some() {
+                if is_set_aside || is_other || has_rescued {
                     self.tell_begun_anew();
                 }
                 Ok(())
@@ -184,11 +191,22 @@ impl Keeper {
         }
     }
 
-    /// Opens the file; one that follows another gets what was read of that.
-    fn take_up(&self) -> Result<Database, OpenError> {
+    /// Opens the file; one that follows another gets what was read of that, unless it refuses it.
+    fn take_up(&mut self) -> Result<Database, OpenError> {
         let mut database = Database::open(&self.directory)?;
-        if let Some(rescued) = &self.rescued {
-            rescued.write_to(&mut database.connection)?;
+        let Some(rescued) = &self.rescued else {
+            return Ok(database);
+        };
+        match rescued.write_to(&mut database.connection) {
+            // It would do so every time.
+            Err(error) if is_refusal(&error) => {
+                log::error(format_args!(
+                    "{} refuses what was to be taken over, {rescued}: {error}",
+                    file_path(&self.directory).display()
+                ));
+                self.rescued = None;
+            }
+            written => written?,
         }
         Ok(database)
     }
@@ -237,7 +255,7 @@ impl Keeper {
     fn failed(&mut self, error: &rusqlite::Error) -> StoreError {
         match error.sqlite_error_code() {
             // Not the database's fault.
-            Some(ErrorCode::ConstraintViolation) => StoreError::Conflict,
+            _ if is_refusal(error) => StoreError::Conflict,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 self.tell("another process has it locked");
                 StoreError::Busy
@@ -245,9 +263,9 @@ impl Keeper {
             _ if is_damage(error) => {
                 self.rescue();
                 if let Some(database) = self.database.take() {
-                    database.leave_as_it_is();
+                    let moved = database.leave_damaged(&self.directory, clock::unix_secs());
+                    self.tell_unusable(&format!("it is damaged: {error}"), moved);
                 }
-                self.move_away(&format!("it is damaged: {error}"));
                 StoreError::Unavailable
             }
             _ => {
@@ -264,13 +282,17 @@ impl Keeper {
         self.tell(reason);
     }
 
-    fn move_away(&self, reason: &str) {
+    fn tell_unusable(&self, reason: &str, moved: io::Result<Option<PathBuf>>) {
         let file = file_path(&self.directory);
-        match set_aside(&self.directory, clock::unix_secs()) {
-            Ok(aside) => log::error(format_args!(
+        match moved {
+            Ok(Some(aside)) => log::error(format_args!(
                 "{} cannot be used: {reason}; it is kept as {}, and a new one is begun",
                 file.display(),
                 aside.display()
+            )),
+            Ok(None) => log::error(format_args!(
+                "{} cannot be used: {reason}; it was moved away before, and what is there now is taken up",
+                file.display()
             )),
             Err(error) => self.tell(&format!("{reason}; it cannot be moved away: {error}")),
         }
@@ -286,6 +308,11 @@ impl Keeper {
     }
 }
 
+/// Whether the database works, but does not take what it was given.
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+}
+
 /// How long after a failure the database is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the file is written to when there is nothing else to write.
@@ -294,3 +321,8 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 const BEAT_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// What is left of a caller's patience for carrying the answer.
 const REPLY_MARGIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "keeper_tests.rs"]
+mod tests;

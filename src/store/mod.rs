@@ -11,13 +11,15 @@
 //! * **What was acknowledged is there** after a `kill -9` at any moment: each change is one transaction
 //!   in a write-ahead log, and what a caller waits for is on the disk before it hears of it.
 //! * **Nobody's data is deleted.** A file that is damaged, or not ours, is moved aside; one that a
-//!   newer version has written is left alone and refused.
+//!   newer version has written is left alone and refused. None is moved onto another, and of several processes
+//!   that find one damaged only one moves it: the others take up what that one begins.
 //! * **Only the history is lost with its file.** One that is moved away or breaks while the router runs gives
 //!   what else it knows to the next; what cannot be read any more is written again by those who know it.
 //! * **No credential lies in the file in the clear**: tokens and sessions are digests, what nodes must be
 //!   sent is sealed with a key that is kept beside the file.
 
 mod database;
+mod files;
 mod history;
 mod keeper;
 mod nodes;

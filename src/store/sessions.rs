@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use crate::auth::key::KeyHash;
 
-use super::database::file_path;
+use super::files::{file_path, hold};
 use super::keeper::Durability;
 use super::nodes::execute;
 use super::{Store, StoreError};
@@ -42,7 +42,7 @@ impl Store {
                     "DELETE FROM session WHERE expires_at <= ?1",
                     [session.created_at.cast_signed()],
                 )?;
-                insert_session(transaction, &session)
+                insert_session(transaction, "INSERT", &session)
             })
         })
     }
@@ -112,9 +112,10 @@ pub(super) fn take_in_sessions(
     sessions: &[StoredSession],
 ) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM session", [])?;
+    // A damaged file may have given one twice.
     sessions
         .iter()
-        .try_for_each(|session| insert_session(connection, session))
+        .try_for_each(|session| insert_session(connection, "INSERT OR REPLACE", session))
 }
 
 fn read_session(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
@@ -128,10 +129,13 @@ fn read_session(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
     })
 }
 
-fn insert_session(connection: &Connection, session: &StoredSession) -> rusqlite::Result<()> {
+fn insert_session(
+    connection: &Connection,
+    insert: &str,
+    session: &StoredSession,
+) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO session (digest, user, password, created_at, last_used_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        &format!("{insert} {INTO_SESSION}"),
         params![
             session.digest.0,
             session.user,
@@ -150,6 +154,7 @@ fn insert_session(connection: &Connection, session: &StoredSession) -> rusqlite:
 #[must_use]
 pub fn last_session_password(directory: &Path) -> Option<String> {
     // Whatever is wrong with the file: the store will find it and say so.
+    let _held = hold(directory).ok()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file_path(directory), flags).ok()?;
     connection.busy_timeout(BUSY_TIMEOUT).ok()?;
@@ -160,5 +165,8 @@ pub fn last_session_password(directory: &Path) -> Option<String> {
 
 const SELECT: &str =
     "SELECT digest, user, password, created_at, last_used_at, expires_at FROM session";
+const INTO_SESSION: &str = "
+    INTO session (digest, user, password, created_at, last_used_at, expires_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 /// How long another process may keep the file locked while it is looked at.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);

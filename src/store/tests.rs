@@ -124,7 +124,7 @@ fn node(id: u64, name: &str) -> StoredNode {
     }
 }
 
-fn session(number: u64) -> StoredSession {
+pub(super) fn session(number: u64) -> StoredSession {
     StoredSession {
         digest: KeyHash::of(&number.to_le_bytes()),
         user: "admin".to_owned(),
