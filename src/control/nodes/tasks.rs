@@ -70,6 +70,7 @@ impl Nodes {
             log::info(format_args!("node {} has registered", settings.name));
             self.insert(Origin::Registered(registration), settings, false);
         }
+        self.publish_tokens();
         self.publish(now);
         self.get(&node)
     }
@@ -99,6 +100,7 @@ impl Nodes {
             log::info(format_args!("node {} was removed", member.settings.name));
         }
         self.take_out(serial);
+        self.publish_tokens();
         self.publish(now);
         Ok(())
     }
@@ -134,8 +136,8 @@ impl Nodes {
             found => found?,
         };
         // In constant time; a node of the file has no token, so nothing is the right one.
-        match member.token() {
-            Some(own) if *own == token => Ok(member.serial),
+        match member.registration() {
+            Some(own) if own.token == token => Ok(member.serial),
             _ => Err(NodesError::WrongToken),
         }
     }
@@ -189,6 +191,7 @@ impl Nodes {
             }
         }
         let was_restored = std::mem::replace(&mut self.is_restored, true);
+        self.publish_tokens();
         self.publish(now);
         for name in drains.into_iter().filter(|_| !was_restored) {
             let known = self.by_name.get(name.as_str()).copied();
@@ -296,9 +299,7 @@ impl Member {
     }
 
     fn stored(&self) -> Option<StoredNode> {
-        let Origin::Registered(registration) = &self.origin else {
-            return None;
-        };
+        let registration = self.registration()?;
         let settings = &self.settings;
         Some(StoredNode {
             id: registration.id,

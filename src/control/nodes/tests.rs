@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::tasks::Plan;
 use super::*;
 use crate::auth::Secret;
+use crate::auth::key::KeyHash;
 use crate::config::BaseUrl;
 use crate::control::probe::{Answer, Engine, ProbeError};
 use crate::store::{Credential, StoredNode};
@@ -14,6 +15,7 @@ use crate::store::{Credential, StoredNode};
 struct Case {
     nodes: Nodes,
     directory: Arc<NodeDirectory>,
+    tokens: Arc<ArcSwap<NodeTokens>>,
     now: Duration,
 }
 
@@ -94,11 +96,17 @@ impl Case {
 
     /// Before what the store has kept was read.
     fn unrestored(configured: &[NodeConfig]) -> Self {
-        let directory = Arc::new(NodeDirectory::default());
+        let (directory, tokens) = <(Arc<NodeDirectory>, Arc<ArcSwap<NodeTokens>>)>::default();
         let config = config(configured);
         Self {
-            nodes: Nodes::new(&config, watch(&config), Arc::clone(&directory)),
+            nodes: Nodes::new(
+                &config,
+                watch(&config),
+                Arc::clone(&directory),
+                Arc::clone(&tokens),
+            ),
             directory,
+            tokens,
             now: Duration::ZERO,
         }
     }
@@ -283,9 +291,7 @@ fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credenti
 
 #[test]
 fn nothing_is_registered_before_the_store_was_read() {
-    let config = config(&[]);
-    let directory = Arc::new(NodeDirectory::default());
-    let nodes = Nodes::new(&config, watch(&config), directory);
+    let nodes = Case::unrestored(&[]).nodes;
     let plan = nodes.plan(&settings("a", 1), claim(None));
     assert_eq!(plan.unwrap_err(), NodesError::StoreUnavailable);
     // Nor is a node that may have registered before told that there is none.
@@ -325,6 +331,34 @@ fn heartbeats_need_the_token_and_their_loss_takes_the_node_offline() {
     assert_eq!(state, Ok("pending"));
     case.pass(SECOND, good);
     assert_eq!(case.state("r"), "online");
+}
+
+#[test]
+fn workers_know_the_token_of_each_registered_node_that_there_is() {
+    let mut case = Case::unrestored(&[settings("file", 1)]);
+    let shown = |case: &Case, id, token: u64| {
+        let tokens = case.tokens.load();
+        tokens.is_of(id, format!("token {token}").as_bytes())
+    };
+    assert_eq!(shown(&case, 7, 7), None);
+    let kept = || Kept {
+        nodes: vec![stored(7, "r", 2)],
+        drains: Vec::new(),
+    };
+    case.nodes.restore(kept(), case.now);
+    case.register(8, settings("s", 3)).unwrap();
+    let told = [(7, 7), (8, 8), (7, 8), (9, 9)].map(|(id, token)| shown(&case, id, token));
+    assert_eq!(told, [Some(true), Some(true), Some(false), Some(false)]);
+    // A new registration makes the token before void, and so does a removal.
+    let mut again = registration(8);
+    again.token = token(9);
+    let admitted = case.nodes.admit(again, settings("s", 3), case.now);
+    assert!(admitted.is_ok() && case.nodes.remove(7, case.now).is_ok());
+    let told = [(7, 7), (8, 8), (8, 9)].map(|(id, token)| shown(&case, id, token));
+    assert_eq!(told, [Some(false), Some(false), Some(true)]);
+    // One that is read again is known again.
+    case.nodes.restore(kept(), case.now);
+    assert_eq!(shown(&case, 7, 7), Some(true));
 }
 
 #[test]
