@@ -132,6 +132,17 @@ pub(super) fn check_node_at_once(
     }
 }
 
+impl Who {
+    /// Whether everything is open to whoever asks.
+    pub(super) fn is_admin(&self) -> bool {
+        match self {
+            Self::Anybody => false,
+            Self::Session { .. } => true,
+            Self::Key(identity) => identity.scopes.contains(Scope::Admin),
+        }
+    }
+}
+
 impl Right {
     /// What an API key must be for, one of these; none where no login and no key is asked for.
     fn scopes(self) -> Option<&'static [Scope]> {

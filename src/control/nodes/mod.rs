@@ -6,6 +6,7 @@ mod desk;
 mod member;
 mod name;
 mod tasks;
+mod token;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};

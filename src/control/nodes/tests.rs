@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 
 use super::tasks::Plan;
+use super::token::Power;
 use super::*;
 use crate::auth::Secret;
 use crate::auth::key::KeyHash;
@@ -42,8 +43,9 @@ fn registration(id: u64) -> Registration {
 /// A registration that shows the token of this node, and says nothing about the credential.
 fn claim(id: Option<u64>) -> Claim {
     Claim {
-        token: id.map(token),
+        token: id.map(|id| (token(id), Power::Move)),
         names_credential: false,
+        is_by_admin: false,
     }
 }
 
@@ -231,7 +233,7 @@ fn names_are_unique_over_both_kinds_of_nodes() {
     case.register(7, settings("own", 2)).unwrap();
     let plan = |case: &Case, name: &str, port| case.nodes.plan(&settings(name, port), claim(None));
     assert!(matches!(plan(&case, "new", 9), Ok(Plan::New)));
-    assert!(matches!(plan(&case, "own", 2), Ok(Plan::Again(_))));
+    assert!(matches!(plan(&case, "own", 2), Ok(Plan::Again { .. })));
     for (name, port) in [("own", 9), ("file", 1), ("file", 9)] {
         assert_eq!(plan(&case, name, port).unwrap_err(), NodesError::NameTaken);
     }
@@ -267,7 +269,7 @@ fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credenti
     };
     let there = "http://127.0.0.1:9";
     let known = match plan("own", there, claim(Some(7))) {
-        Ok(Plan::Again(known)) => known,
+        Ok(Plan::Again { known, .. }) => known,
         other => panic!("{other:?}"),
     };
     assert_eq!((known.id, known.created_at), (7, 17));
@@ -282,11 +284,41 @@ fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credenti
             names_credential: true,
             ..claim(Some(id))
         };
-        assert!(matches!(plan(name, there, named), Ok(Plan::Again(_))));
+        assert!(matches!(plan(name, there, named), Ok(Plan::Again { .. })));
     }
     // Another path of the same place is no other place.
     let below = plan("secret", "http://127.0.0.1:3/below", claim(Some(8)));
-    assert!(matches!(below, Ok(Plan::Again(_))));
+    assert!(matches!(below, Ok(Plan::Again { .. })));
+}
+
+#[test]
+fn a_name_and_an_address_alone_give_no_token_to_go_elsewhere_with() {
+    let mut case = Case::new(&[]);
+    case.register(7, settings("own", 2)).unwrap();
+    let report = Claim {
+        token: Some((token(7), Power::Report)),
+        ..claim(None)
+    };
+    let admin = Claim {
+        is_by_admin: true,
+        ..claim(None)
+    };
+    for (claim, expected) in [
+        (claim(None), Power::Report),
+        (claim(Some(8)), Power::Report),
+        (report, Power::Report),
+        (claim(Some(7)), Power::Move),
+        (admin, Power::Move),
+    ] {
+        match case.nodes.plan(&settings("own", 2), claim) {
+            Ok(Plan::Again { power, .. }) => assert_eq!(power, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    for claim in [report, admin] {
+        let refused = case.nodes.plan(&settings("own", 3), claim).unwrap_err();
+        assert_eq!(refused, NodesError::NameTaken);
+    }
 }
 
 #[test]
