@@ -42,7 +42,7 @@ pub use call::{
     Question,
 };
 pub use desk::{CALLS_MAX, Ticket};
-pub use live::{Frame, Live, Watching};
+pub use live::{Check, EndAtOnce, Frame, Live, Watching};
 pub use queue::{ApiCalls, ApiInbox, Doorman, Guest, Known, QUEUED_MAX};
 pub use tokens::NodeTokens;
 
