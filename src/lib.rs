@@ -64,7 +64,7 @@
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!
-//! Workers share exactly: the snapshots of nodes, keys and configuration behind `ArcSwap`; cache-line
+//! Workers share exactly: the snapshots of nodes, their tokens, keys and configuration behind `ArcSwap`; cache-line
 //! padded atomics (requests in flight, slots and failures per node; where there are many nodes, their slots
 //! lie side by side), and one that counts changes of nodes' states; the queues, under one lock that only
 //! a request takes which must wait, or a release while somebody waits; metric blocks, each with one
@@ -96,7 +96,8 @@
 //! * **Workers know nothing of the control API.** They receive a request whole, hand it over through a bounded
 //!   queue and send what comes back; [`control::api`] has the routes, and threads that may block. What it can
 //!   refuse without a lock it refuses on the worker, by a function it has handed in. New requests cannot take
-//!   the last places and have a queue of their own, so that whoever keeps them busy ends nothing that was begun.
+//!   the last places and have a queue of their own, so that whoever keeps them busy ends nothing that was begun,
+//!   and hides no report of a node: a worker knows the digests of their tokens.
 //! * **The configuration is replaced, never changed.** A worker keeps its own reference, takes the next one
 //!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
 //!   on, and no request pays for it with an atomic operation.

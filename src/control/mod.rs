@@ -111,7 +111,8 @@ fn own_marks(shared: &Shared) -> OwnMarks {
 fn first_nodes(shared: &Shared, kept: Option<Kept>) -> Nodes {
     let config = shared.config.current();
     let watch = Watch::of(&config, &own_marks(shared));
-    let mut nodes = Nodes::new(&config, watch, Arc::clone(&shared.directory));
+    let (directory, tokens) = (&shared.directory, &shared.node_tokens);
+    let mut nodes = Nodes::new(&config, watch, Arc::clone(directory), Arc::clone(tokens));
     if let Some(kept) = kept {
         nodes.restore(kept, Duration::ZERO);
     }

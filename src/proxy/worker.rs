@@ -25,7 +25,7 @@ use crate::telemetry::{
 };
 use crate::upstream::Pool;
 
-use super::api::{Answer, ApiCalls, ApiInbox, Desk, Frame, Live, Viewers};
+use super::api::{Answer, ApiCalls, ApiInbox, Desk, Frame, Live, NodeTokens, Viewers};
 use super::changes::{Change, Changes};
 use super::probe_token::ProbeToken;
 use super::request_id::{RequestId, RequestIds};
@@ -67,6 +67,8 @@ pub struct Shared {
     pub directory: Arc<NodeDirectory>,
     /// The API keys that are valid now.
     pub keys: Arc<ArcSwap<KeySet>>,
+    /// The tokens of the registered nodes.
+    pub node_tokens: Arc<ArcSwap<NodeTokens>>,
     /// Router-wide counters, and the queues.
     pub admission: Arc<Admission>,
     /// Where each worker receives notices.

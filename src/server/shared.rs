@@ -42,6 +42,7 @@ impl Base {
             probe_token: ProbeToken::random().map_err(io::Error::other)?,
             directory: Arc::default(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
+            node_tokens: Arc::default(),
             admission: Arc::new(Admission::new(proxy::admission_limits(&config), wake)),
             mailboxes,
             budget: Arc::new(BufferBudget::new(config.proxy.max_buffered_bytes)),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::events::Viewer;
 use super::login::from_address;
 use super::support::{
-    RawClient, Router, ScriptedNode, ask as chat, eventually, fixed, on_both_drivers,
+    RawClient, Response, Router, ScriptedNode, ask as chat, eventually, fixed, on_both_drivers,
 };
 use super::transport::lock_keys;
 use super::{answer, ask, bearer, config, json, login, make_key, request};
@@ -67,11 +67,13 @@ fn what_was_begun_goes_on_after_no_thread_had_time_and_no_place_was_left() {
 }
 
 #[test]
-fn clients_without_credentials_cut_neither_viewers_nor_exports() {
+fn clients_without_credentials_cut_neither_viewers_nor_exports_nor_nodes_off() {
     on_both_drivers(|driver| {
         let node = ScriptedNode::answering(fixed(b"{}"));
         let router = config(driver)
             .set("server.workers", 1)
+            .set("health.heartbeat_timeout_secs", 10)
+            .set("health.probe_interval_secs", 1)
             .set("auth.admin_password", "\"correct horse\"")
             .node("gpu", &node)
             .start();
@@ -86,6 +88,8 @@ fn clients_without_credentials_cut_neither_viewers_nor_exports() {
             Viewer::start(&router, &admin),
             Viewer::start(&router, &other),
         );
+        let reporting = Reporting::start(&router, &admin, &node);
+        let mut pace = Viewer::start(&router, &admin);
 
         let is_over = AtomicBool::new(false);
         let refused = AtomicU32::new(0);
@@ -95,6 +99,12 @@ fn clients_without_credentials_cut_neither_viewers_nor_exports() {
                 let (router, is_over, refused) = (&router, &is_over, &refused);
                 scope.spawn(move || keep_logging_in(router, client, is_over, refused));
             }
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    pace.next_named("snapshot");
+                    assert_eq!(reporting.report(&router), "online");
+                }
+            });
             eventually("the control API is busy", || {
                 refused.load(Ordering::Relaxed) > u32::from(CLIENTS)
             });
@@ -114,10 +124,55 @@ fn clients_without_credentials_cut_neither_viewers_nor_exports() {
             while began.elapsed() < Duration::from_secs(12) {
                 staying.next_named("snapshot");
             }
+            // A token that is not the node's takes no place, however few there are.
+            assert_eq!(reporting.send(&router, "no token of it").status, 401);
             exporting.join().unwrap();
         });
         staying.next_named("point");
     });
+}
+
+/// A registered node that reports itself.
+struct Reporting {
+    path: String,
+    token: String,
+}
+
+impl Reporting {
+    fn start(router: &Router, admin: &str, node: &ScriptedNode) -> Self {
+        let body = serde_json::json!({
+            "name": "reporting", "base_url": format!("http://{}", node.address()),
+        });
+        let fields = [("Authorization", admin)];
+        let body = Some(body.to_string());
+        let registered = ask(router, "POST", "/api/nodes", &fields, body.as_deref());
+        assert_eq!(registered.status, 201, "{}", registered.text());
+        let registered = json(&registered);
+        let reporting = Self {
+            path: format!(
+                "/api/nodes/{}/heartbeat",
+                registered["id"].as_str().unwrap()
+            ),
+            token: registered["node_token"].as_str().unwrap().to_owned(),
+        };
+        eventually("the node is online", || {
+            reporting.report(router) == "online"
+        });
+        reporting
+    }
+
+    /// The state it is answered.
+    #[track_caller]
+    fn report(&self, router: &Router) -> String {
+        let response = self.send(router, &self.token);
+        assert_eq!(response.status, 200, "{}", response.text());
+        json(&response)["state"].as_str().unwrap().to_owned()
+    }
+
+    fn send(&self, router: &Router, token: &str) -> Response {
+        let body = Some(r#"{"cpu_usage":1,"memory_usage":1}"#);
+        ask(router, "POST", &self.path, &[("X-Node-Token", token)], body)
+    }
 }
 
 /// Sets its flag when dropped, also by a failed assertion: a scope waits for its threads.

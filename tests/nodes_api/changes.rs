@@ -183,6 +183,49 @@ fn a_node_that_registers_elsewhere_does_not_take_its_credential_along_unasked() 
 }
 
 #[test]
+fn a_name_and_an_address_alone_take_neither_the_node_nor_its_credential() {
+    on_both_drivers(|driver| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let node = ScriptedNode::start(move |call| {
+            log.lock().unwrap().push(call.field("authorization"));
+            call.send(&fixed(b"{}"));
+        });
+        let elsewhere = Desk::start();
+        let mut api = Api::start(config(driver));
+        let at = |address| json!({"name": "n", "base_url": format!("http://{address}"), "models": ["m"]});
+        let mut here = at(node.address());
+        here["api_key"] = json!("first-secret");
+        let joined = api.registered(&here);
+        // Somebody else who may register nodes.
+        let response = api.register(&at(node.address()));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let other = Joined::of(&value(&response));
+        assert_eq!(other.id, joined.id);
+        let mut there = at(elsewhere.node().address());
+        there["api_key"] = json!(null);
+        for _ in 0..2 {
+            api.until_state(&joined.id, "online");
+            assert_eq!(api.chat().status, 200);
+            assert_eq!(api.heartbeat(&other.id, &other.token, false).status, 200);
+            refusal(&api.register_with(&other.token, &there), 409, "name_taken");
+            let router = api.router.killed_and_started_again();
+            api = Api { router, ..api };
+        }
+        let own = Some("Bearer first-secret".to_owned());
+        assert_eq!(*seen.lock().unwrap(), [own.clone(), own]);
+        // Nor does it get better by being shown; an administrator's registration does.
+        let response = api.register_with(&other.token, &at(node.address()));
+        let again = Joined::of(&value(&response));
+        refusal(&api.register_with(&again.token, &there), 409, "name_taken");
+        let response = api.as_admin("POST", "/api/nodes", Some(&at(node.address())));
+        let given = Joined::of(&value(&response));
+        let response = api.register_with(&given.token, &there);
+        assert_eq!(response.status, 200, "{}", response.text());
+    });
+}
+
+#[test]
 fn a_nodes_credential_goes_to_the_node_and_is_shown_to_nobody() {
     on_both_drivers(|driver| {
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -116,7 +116,7 @@ fn serve(context: &Context, call: ApiCall) {
         return;
     }
     let outcome = guarded(|| match question {
-        Question::Request(request) => table::answer(context, *request),
+        Question::Request(request) | Question::Report(request) => table::answer(context, *request),
         Question::More(continuation) => match continuation.state::<Next>() {
             Some(Next(next)) => next(context),
             None => Err(ApiError::internal()),

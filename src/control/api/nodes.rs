@@ -9,7 +9,6 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Secret;
-use crate::auth::key::KeyHash;
 use crate::config::{
     BaseUrl, CONCURRENCY_MAX, CREDENTIAL_BYTES_MAX, MODEL_NAME_BYTES_MAX, MODELS_PER_NODE_MAX,
     NODE_NAME_BYTES_MAX, NodeConfig, WEIGHT_MAX, is_credential, is_model_name, is_node_name,
@@ -96,10 +95,8 @@ pub(super) fn get(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError>
 /// `POST /api/nodes`: 201, or 200 for a node that registers again, which needs its token at another address.
 pub(super) fn register(context: &Context, call: &Call<'_>) -> Result<Reply, ApiError> {
     let body = call.json::<NewBody>()?;
-    let claim = Claim {
-        token: node_token(call).map(KeyHash::of),
-        names_credential: body.api_key.is_some(),
-    };
+    let names_credential = body.api_key.is_some();
+    let claim = Claim::new(node_token(call), names_credential, call.who.is_admin());
     let settings = body.checked()?;
     let _change = begin_change(context)?;
     let registered = context.nodes.register(settings, claim).map_err(refused)?;

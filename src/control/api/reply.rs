@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiReply, Continuation, More, Watching};
+use crate::proxy::api::{ApiReply, Check, Continuation, More, Watching};
 
 use super::Context;
 
@@ -17,6 +17,16 @@ pub(super) struct Reply(ApiReply);
 pub(super) struct Next(pub(super) NextPiece);
 
 type NextPiece = Box<dyn Fn(&Context) -> Result<Reply, ApiError> + Send + Sync>;
+
+impl Next {
+    /// Has `check` called now and then: it says by its own answer whether to go on; by an error, that it cannot
+    /// tell now.
+    pub(super) fn check(
+        check: impl Fn(&Context) -> Result<Reply, ApiError> + Send + Sync + 'static,
+    ) -> Check {
+        Check::Asked(Continuation::new(Self(Box::new(check))))
+    }
+}
 
 impl Reply {
     /// 200 with `body` as JSON.
@@ -63,15 +73,9 @@ impl Reply {
         self
     }
 
-    /// Goes on with live events. `point` is the last point of the series that this answer holds. `check` is
-    /// called now and then, and says by its own answer whether to go on; by an error, that it cannot tell now.
+    /// Goes on with live events. `point` is the last point of the series that this answer holds.
     #[must_use]
-    pub(super) fn then_live(
-        mut self,
-        point: u64,
-        check: impl Fn(&Context) -> Result<Self, ApiError> + Send + Sync + 'static,
-    ) -> Self {
-        let check = Continuation::new(Next(Box::new(check)));
+    pub(super) fn then_live(mut self, point: u64, check: Check) -> Self {
         self.0.more = Some(More::Live(Watching { check, point }));
         self
     }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use crate::auth::Scope;
 use crate::auth::key::{KeyIdentity, KeySet, authenticate};
 use crate::config::is_loopback;
+use crate::control::nodes::NodeRef;
 use crate::http1::Method;
 use crate::openai::ApiError;
-use crate::proxy::api::{ApiHead, ApiRequest, Credentials};
+use crate::proxy::api::{ApiHead, ApiRequest, Credentials, Guest, NodeTokens};
 use crate::runtime::clock;
 
 use super::Context;
@@ -22,7 +23,7 @@ pub(super) enum Right {
     Admin,
     /// The same, or an API key for registering nodes.
     Nodes,
-    /// The token of the node in the path; its handler checks it.
+    /// The token of the node in the path: workers look at it first, its handler checks it.
     NodeToken,
 }
 
@@ -106,6 +107,39 @@ pub(super) fn check_at_once(
         Presented::Nothing => Err(ApiError::not_authenticated()),
         Presented::Key => of_key(keys, &head.credentials, scopes, unix_secs).map(drop),
         Presented::Session { .. } => Ok(()),
+    }
+}
+
+/// Whether the node with this id reports itself. As long as there may be nodes that are not known yet, it can be
+/// anybody.
+///
+/// # Errors
+/// 401, always the same.
+pub(super) fn check_node_at_once(
+    tokens: &NodeTokens,
+    id: &str,
+    head: &ApiHead,
+) -> Result<Guest, ApiError> {
+    let token = head.credentials.x_node_token.as_ref();
+    let token = token.ok_or_else(ApiError::not_authenticated)?;
+    let Some(NodeRef::Registered(id)) = NodeRef::parse(id) else {
+        return Err(ApiError::not_authenticated());
+    };
+    match tokens.is_of(id, token) {
+        Some(true) => Ok(Guest::Node),
+        Some(false) => Err(ApiError::not_authenticated()),
+        None => Ok(Guest::Anybody),
+    }
+}
+
+impl Who {
+    /// Whether everything is open to whoever asks.
+    pub(super) fn is_admin(&self) -> bool {
+        match self {
+            Self::Anybody => false,
+            Self::Session { .. } => true,
+            Self::Key(identity) => identity.scopes.contains(Scope::Admin),
+        }
     }
 }
 

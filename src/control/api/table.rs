@@ -1,10 +1,9 @@
 //! Every route of the control API: method, path, the right it needs, its handler. Refusals come in the order
 //! no such path, no such method, no right, wrong media type; only then does a handler look.
 
-use crate::auth::key::KeySet;
 use crate::http1::Method;
 use crate::openai::ApiError;
-use crate::proxy::api::ApiRequest;
+use crate::proxy::api::{ApiRequest, Guest, Known};
 
 use super::rights::{self, Right};
 use super::{Call, Context, Reply, auth, events, history, keys, load, nodes, openapi, reload};
@@ -81,13 +80,15 @@ pub(super) fn answer(context: &Context, request: ApiRequest) -> Result<Reply, Ap
 ///
 /// # Errors
 /// 401, 403, 404, 405.
-pub(super) fn refuse_at_once(
-    request: &ApiRequest,
-    keys: &KeySet,
-    unix_secs: u64,
-) -> Result<(), ApiError> {
-    let (route, _) = find(request.method, &request.path)?;
-    rights::check_at_once(keys, route.right, &request.head, unix_secs)
+pub(super) fn refuse_at_once(request: &ApiRequest, known: &Known<'_>) -> Result<Guest, ApiError> {
+    let (route, id) = find(request.method, &request.path)?;
+    let head = &request.head;
+    match route.right {
+        Right::NodeToken => rights::check_node_at_once(known.node_tokens, id, head),
+        right => {
+            rights::check_at_once(known.keys, right, head, known.unix_secs).map(|()| Guest::Anybody)
+        }
+    }
 }
 
 fn find(method: Method, path: &str) -> Result<(&'static Route, &str), ApiError> {

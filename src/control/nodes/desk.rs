@@ -12,11 +12,12 @@ use crate::auth::key::KeyHash;
 use crate::config::{BaseUrl, Config, Host, NodeConfig};
 use crate::control::probe::{AddressError, RegistrationRules, resolve};
 use crate::runtime::clock;
-use crate::store::{Store, StoreError, StoredNode};
+use crate::store::{Credential, Store, StoreError, StoredNode};
 use crate::telemetry::log;
 
 use super::member::{Heartbeat, Registration};
 use super::tasks::{Plan, of_store};
+use super::token::{Power, random};
 use super::{NodeRef, NodeView, Nodes, OwnMarks, Watch};
 
 /// Work for the control thread, which tells it the time.
@@ -77,10 +78,12 @@ pub(in crate::control) enum NodesError {
 /// What a registration says besides the settings.
 #[derive(Clone, Copy)]
 pub(in crate::control) struct Claim {
-    /// Of the token it shows: whoever has the node's own may bring it to another address.
-    pub(in crate::control) token: Option<KeyHash>,
+    /// The digest of the token it shows, and what that is for.
+    pub(super) token: Option<(KeyHash, Power)>,
     /// It says what the node's credential is, or that there is none.
-    pub(in crate::control) names_credential: bool,
+    pub(super) names_credential: bool,
+    /// It comes from somebody who may change any node.
+    pub(super) is_by_admin: bool,
 }
 
 /// A node that has just registered.
@@ -108,6 +111,21 @@ struct Changing<'d>(&'d Receiver<()>);
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         let _ = self.0.try_recv();
+    }
+}
+
+impl Claim {
+    /// `token` as it was shown.
+    pub(in crate::control) fn new(
+        token: Option<&[u8]>,
+        names_credential: bool,
+        is_by_admin: bool,
+    ) -> Self {
+        Self {
+            token: token.map(|token| (KeyHash::of(token), Power::of(token))),
+            names_credential,
+            is_by_admin,
+        }
     }
 }
 
@@ -148,26 +166,37 @@ impl NodeDesk {
     }
 
     /// Registers a node, or takes in one that registers again, at the same address or with its token: it gets a
-    /// new token, and what it says now counts.
+    /// new token, and what it says now counts. A credential that it does not speak of stays.
     pub(in crate::control) fn register(
         &self,
-        settings: NodeConfig,
+        mut settings: NodeConfig,
         claim: Claim,
     ) -> Result<NewNode, NodesError> {
         self.check_address(&settings.base_url)?;
         let _changing = self.change_alone()?;
         let planned = settings.clone();
         let plan = self.ask(move |nodes, _| nodes.plan(&planned, claim))??;
-        let token = new_token()?;
-        let token_digest = KeyHash::of(token.expose().as_bytes());
+        let token = match &plan {
+            Plan::New => Power::Move,
+            Plan::Again { power, .. } => *power,
+        };
+        let token = token.new_token()?;
+        let digest = KeyHash::of(token.expose().as_bytes());
         let (stored, is_new) = match plan {
             Plan::New => {
-                let new = stored_node(new_id()?, clock::unix_secs(), token_digest, &settings);
+                let new = stored_node(new_id()?, clock::unix_secs(), digest, &settings);
                 self.keep_new(&new)?;
                 (new, true)
             }
-            Plan::Again(known) => {
-                let again = stored_node(known.id, known.created_at, token_digest, &settings);
+            Plan::Again { known, .. } => {
+                let keeps_credential = !claim.names_credential;
+                if keeps_credential && let Credential::Known(secret) = &known.api_key {
+                    settings.api_key = Some(secret.clone());
+                }
+                let mut again = stored_node(known.id, known.created_at, digest, &settings);
+                if keeps_credential {
+                    again.api_key = known.api_key;
+                }
                 self.keep_change(&again)?;
                 (again, false)
             }
@@ -209,7 +238,7 @@ impl NodeDesk {
         change.apply_to(&mut settings);
         let mut stored = stored_node(id, created_at, token, &settings);
         if registration.lost_credential && keeps_lost {
-            stored.api_key = crate::store::Credential::Lost;
+            stored.api_key = Credential::Lost;
         }
         self.keep_change(&stored)?;
         self.admit(&stored, settings)
@@ -370,7 +399,7 @@ impl NodeDesk {
             id: stored.id,
             token: stored.token_digest,
             created_at: stored.created_at,
-            lost_credential: stored.api_key == crate::store::Credential::Lost,
+            lost_credential: stored.api_key == Credential::Lost,
         };
         self.ask(move |nodes, now| nodes.admit(registration, settings, now))?
     }
@@ -514,8 +543,8 @@ fn stored_node(id: u64, created_at: u64, token: KeyHash, settings: &NodeConfig) 
         base_url: settings.base_url.to_string(),
         models: settings.models.clone(),
         api_key: match &settings.api_key {
-            Some(secret) => crate::store::Credential::Known(secret.clone()),
-            None => crate::store::Credential::None,
+            Some(secret) => Credential::Known(secret.clone()),
+            None => Credential::None,
         },
         max_concurrency: settings.max_concurrency,
         weight: settings.weight,
@@ -524,27 +553,8 @@ fn stored_node(id: u64, created_at: u64, token: KeyHash, settings: &NodeConfig) 
     }
 }
 
-/// 256 random bits. Without a source of them nobody is let in.
-fn new_token() -> Result<Secret, NodesError> {
-    let bytes: [u8; 32] = random()?;
-    Ok(Secret::new(
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-    ))
-}
-
 fn new_id() -> Result<u64, NodesError> {
     random().map(u64::from_ne_bytes)
-}
-
-fn random<const N: usize>() -> Result<[u8; N], NodesError> {
-    let mut bytes = [0; N];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(error) => {
-            log::error(format_args!("no random bytes: {error}"));
-            Err(NodesError::Busy)
-        }
-    }
 }
 
 /// How long the control thread, or another change, is waited for.

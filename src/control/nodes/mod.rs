@@ -6,6 +6,7 @@ mod desk;
 mod member;
 mod name;
 mod tasks;
+mod token;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,13 +14,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::key::KeyHash;
+use arc_swap::ArcSwap;
+
 use crate::config::{AliasConfig, Config, NodeConfig};
 use crate::nodes::{
     AliasSpec, EventTime, HealthBoard, HealthEvent, HealthTiming, Node, NodeDirectory, NodeId,
     NodeSpec, NodeState, NodeTable, Transition,
 };
 use crate::proxy::ProbeToken;
+use crate::proxy::api::NodeTokens;
 use crate::runtime::clock;
 use crate::telemetry::log;
 
@@ -35,6 +38,8 @@ pub(super) use view::NodeView;
 /// All nodes, as set and as found.
 pub(super) struct Nodes {
     directory: Arc<NodeDirectory>,
+    /// Where workers see the tokens of the registered nodes.
+    tokens: Arc<ArcSwap<NodeTokens>>,
     table: Arc<NodeTable>,
     aliases: Vec<AliasSpec>,
     /// By serial, so in the order they came.
@@ -77,10 +82,16 @@ pub(in crate::control) struct OwnMarks {
 
 impl Nodes {
     /// The nodes of the configuration, all of them pending.
-    pub(super) fn new(config: &Config, watch: Watch, directory: Arc<NodeDirectory>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        watch: Watch,
+        directory: Arc<NodeDirectory>,
+        tokens: Arc<ArcSwap<NodeTokens>>,
+    ) -> Self {
         let mut nodes = Self {
             table: directory.snapshot(),
             directory,
+            tokens,
             aliases: config.aliases.iter().map(alias_spec).collect(),
             members: BTreeMap::new(),
             by_name: HashMap::new(),
@@ -307,6 +318,14 @@ impl Nodes {
         self.published_at = now;
     }
 
+    /// To be called after every change of registered nodes, before anybody hears of it.
+    fn publish_tokens(&self) {
+        let registered = self.members.values().filter_map(Member::registration);
+        let tokens = registered.map(|registration| (registration.id, registration.token));
+        let tokens = NodeTokens::new(tokens, self.is_restored);
+        self.tokens.store(Arc::new(tokens));
+    }
+
     fn state(&self, member: &Member) -> NodeState {
         let health = self.board.health(&member.settings.name);
         let newcomer = match member.is_drained {
@@ -366,10 +385,10 @@ impl Member {
         }
     }
 
-    fn token(&self) -> Option<&KeyHash> {
+    fn registration(&self) -> Option<&Registration> {
         match &self.origin {
             Origin::File => None,
-            Origin::Registered(registration) => Some(&registration.token),
+            Origin::Registered(registration) => Some(registration),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::telemetry::log;
 
 use super::desk::{Claim, Kept, NodesError, leaves_for_elsewhere};
 use super::member::{Heartbeat, Member, Origin, Registration};
+use super::token::Power;
 use super::{NodeRef, NodeView, Nodes, Watch, alias_spec};
 
 /// What a registration comes to.
@@ -21,7 +22,12 @@ pub(super) enum Plan {
     /// The name is free.
     New,
     /// A node of this name is registered at this address, or shows its token: it comes again.
-    Again(StoredNode),
+    Again {
+        /// As the store has it.
+        known: StoredNode,
+        /// What its new token is for.
+        power: Power,
+    },
 }
 
 impl Nodes {
@@ -70,6 +76,7 @@ impl Nodes {
             log::info(format_args!("node {} has registered", settings.name));
             self.insert(Origin::Registered(registration), settings, false);
         }
+        self.publish_tokens();
         self.publish(now);
         self.get(&node)
     }
@@ -99,6 +106,7 @@ impl Nodes {
             log::info(format_args!("node {} was removed", member.settings.name));
         }
         self.take_out(serial);
+        self.publish_tokens();
         self.publish(now);
         Ok(())
     }
@@ -134,8 +142,8 @@ impl Nodes {
             found => found?,
         };
         // In constant time; a node of the file has no token, so nothing is the right one.
-        match member.token() {
-            Some(own) if *own == token => Ok(member.serial),
+        match member.registration() {
+            Some(own) if own.token == token => Ok(member.serial),
             _ => Err(NodesError::WrongToken),
         }
     }
@@ -189,6 +197,7 @@ impl Nodes {
             }
         }
         let was_restored = std::mem::replace(&mut self.is_restored, true);
+        self.publish_tokens();
         self.publish(now);
         for name in drains.into_iter().filter(|_| !was_restored) {
             let known = self.by_name.get(name.as_str()).copied();
@@ -281,24 +290,26 @@ impl Member {
     fn planned_again(&self, settings: &NodeConfig, claim: Claim) -> Result<Plan, NodesError> {
         let known = self.stored().ok_or(NodesError::NameTaken)?;
         let (there, here) = (&settings.base_url, &self.settings.base_url);
-        if there == here {
-            return Ok(Plan::Again(known));
-        }
         // In constant time; a wrong token is no better than none.
-        if claim.token.is_none_or(|token| token != known.token_digest) {
+        let may_move = (claim.token)
+            .is_some_and(|(token, power)| token == known.token_digest && power == Power::Move);
+        if there != here && !may_move {
             return Err(NodesError::NameTaken);
         }
         let has_credential = known.api_key != Credential::None;
-        match leaves_for_elsewhere(there, here) && has_credential && !claim.names_credential {
-            true => Err(NodesError::CredentialNeeded),
-            false => Ok(Plan::Again(known)),
+        if leaves_for_elsewhere(there, here) && has_credential && !claim.names_credential {
+            return Err(NodesError::CredentialNeeded);
         }
+        // Anybody with a key for nodes can name a node and its address: that alone brings no node elsewhere.
+        let power = match may_move || claim.is_by_admin {
+            true => Power::Move,
+            false => Power::Report,
+        };
+        Ok(Plan::Again { known, power })
     }
 
     fn stored(&self) -> Option<StoredNode> {
-        let Origin::Registered(registration) = &self.origin else {
-            return None;
-        };
+        let registration = self.registration()?;
         let settings = &self.settings;
         Some(StoredNode {
             id: registration.id,

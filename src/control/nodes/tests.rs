@@ -5,8 +5,10 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 
 use super::tasks::Plan;
+use super::token::Power;
 use super::*;
 use crate::auth::Secret;
+use crate::auth::key::KeyHash;
 use crate::config::BaseUrl;
 use crate::control::probe::{Answer, Engine, ProbeError};
 use crate::store::{Credential, StoredNode};
@@ -14,6 +16,7 @@ use crate::store::{Credential, StoredNode};
 struct Case {
     nodes: Nodes,
     directory: Arc<NodeDirectory>,
+    tokens: Arc<ArcSwap<NodeTokens>>,
     now: Duration,
 }
 
@@ -40,8 +43,9 @@ fn registration(id: u64) -> Registration {
 /// A registration that shows the token of this node, and says nothing about the credential.
 fn claim(id: Option<u64>) -> Claim {
     Claim {
-        token: id.map(token),
+        token: id.map(|id| (token(id), Power::Move)),
         names_credential: false,
+        is_by_admin: false,
     }
 }
 
@@ -94,11 +98,17 @@ impl Case {
 
     /// Before what the store has kept was read.
     fn unrestored(configured: &[NodeConfig]) -> Self {
-        let directory = Arc::new(NodeDirectory::default());
+        let (directory, tokens) = <(Arc<NodeDirectory>, Arc<ArcSwap<NodeTokens>>)>::default();
         let config = config(configured);
         Self {
-            nodes: Nodes::new(&config, watch(&config), Arc::clone(&directory)),
+            nodes: Nodes::new(
+                &config,
+                watch(&config),
+                Arc::clone(&directory),
+                Arc::clone(&tokens),
+            ),
             directory,
+            tokens,
             now: Duration::ZERO,
         }
     }
@@ -223,7 +233,7 @@ fn names_are_unique_over_both_kinds_of_nodes() {
     case.register(7, settings("own", 2)).unwrap();
     let plan = |case: &Case, name: &str, port| case.nodes.plan(&settings(name, port), claim(None));
     assert!(matches!(plan(&case, "new", 9), Ok(Plan::New)));
-    assert!(matches!(plan(&case, "own", 2), Ok(Plan::Again(_))));
+    assert!(matches!(plan(&case, "own", 2), Ok(Plan::Again { .. })));
     for (name, port) in [("own", 9), ("file", 1), ("file", 9)] {
         assert_eq!(plan(&case, name, port).unwrap_err(), NodesError::NameTaken);
     }
@@ -259,7 +269,7 @@ fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credenti
     };
     let there = "http://127.0.0.1:9";
     let known = match plan("own", there, claim(Some(7))) {
-        Ok(Plan::Again(known)) => known,
+        Ok(Plan::Again { known, .. }) => known,
         other => panic!("{other:?}"),
     };
     assert_eq!((known.id, known.created_at), (7, 17));
@@ -274,18 +284,46 @@ fn whoever_shows_the_token_of_a_node_may_bring_it_elsewhere_but_not_its_credenti
             names_credential: true,
             ..claim(Some(id))
         };
-        assert!(matches!(plan(name, there, named), Ok(Plan::Again(_))));
+        assert!(matches!(plan(name, there, named), Ok(Plan::Again { .. })));
     }
     // Another path of the same place is no other place.
     let below = plan("secret", "http://127.0.0.1:3/below", claim(Some(8)));
-    assert!(matches!(below, Ok(Plan::Again(_))));
+    assert!(matches!(below, Ok(Plan::Again { .. })));
+}
+
+#[test]
+fn a_name_and_an_address_alone_give_no_token_to_go_elsewhere_with() {
+    let mut case = Case::new(&[]);
+    case.register(7, settings("own", 2)).unwrap();
+    let report = Claim {
+        token: Some((token(7), Power::Report)),
+        ..claim(None)
+    };
+    let admin = Claim {
+        is_by_admin: true,
+        ..claim(None)
+    };
+    for (claim, expected) in [
+        (claim(None), Power::Report),
+        (claim(Some(8)), Power::Report),
+        (report, Power::Report),
+        (claim(Some(7)), Power::Move),
+        (admin, Power::Move),
+    ] {
+        match case.nodes.plan(&settings("own", 2), claim) {
+            Ok(Plan::Again { power, .. }) => assert_eq!(power, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    for claim in [report, admin] {
+        let refused = case.nodes.plan(&settings("own", 3), claim).unwrap_err();
+        assert_eq!(refused, NodesError::NameTaken);
+    }
 }
 
 #[test]
 fn nothing_is_registered_before_the_store_was_read() {
-    let config = config(&[]);
-    let directory = Arc::new(NodeDirectory::default());
-    let nodes = Nodes::new(&config, watch(&config), directory);
+    let nodes = Case::unrestored(&[]).nodes;
     let plan = nodes.plan(&settings("a", 1), claim(None));
     assert_eq!(plan.unwrap_err(), NodesError::StoreUnavailable);
     // Nor is a node that may have registered before told that there is none.
@@ -325,6 +363,34 @@ fn heartbeats_need_the_token_and_their_loss_takes_the_node_offline() {
     assert_eq!(state, Ok("pending"));
     case.pass(SECOND, good);
     assert_eq!(case.state("r"), "online");
+}
+
+#[test]
+fn workers_know_the_token_of_each_registered_node_that_there_is() {
+    let mut case = Case::unrestored(&[settings("file", 1)]);
+    let shown = |case: &Case, id, token: u64| {
+        let tokens = case.tokens.load();
+        tokens.is_of(id, format!("token {token}").as_bytes())
+    };
+    assert_eq!(shown(&case, 7, 7), None);
+    let kept = || Kept {
+        nodes: vec![stored(7, "r", 2)],
+        drains: Vec::new(),
+    };
+    case.nodes.restore(kept(), case.now);
+    case.register(8, settings("s", 3)).unwrap();
+    let told = [(7, 7), (8, 8), (7, 8), (9, 9)].map(|(id, token)| shown(&case, id, token));
+    assert_eq!(told, [Some(true), Some(true), Some(false), Some(false)]);
+    // A new registration makes the token before void, and so does a removal.
+    let mut again = registration(8);
+    again.token = token(9);
+    let admitted = case.nodes.admit(again, settings("s", 3), case.now);
+    assert!(admitted.is_ok() && case.nodes.remove(7, case.now).is_ok());
+    let told = [(7, 7), (8, 8), (8, 9)].map(|(id, token)| shown(&case, id, token));
+    assert_eq!(told, [Some(false), Some(false), Some(true)]);
+    // One that is read again is known again.
+    case.nodes.restore(kept(), case.now);
+    assert_eq!(shown(&case, 7, 7), Some(true));
 }
 
 #[test]

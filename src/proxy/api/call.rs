@@ -30,6 +30,8 @@ pub struct ApiCall {
 pub enum Question {
     /// A client's request.
     Request(Box<ApiRequest>),
+    /// The request of a node that has shown its token to the worker.
+    Report(Box<ApiRequest>),
     /// The next piece of an answer that has begun.
     More(Continuation),
 }

@@ -129,10 +129,12 @@ impl Drop for Waiting<'_> {
 }
 
 /// Calls one worker may have under way; further ones are refused.
-pub const CALLS_MAX: usize = 64;
-/// How many of them may be new requests. The other places are for what was begun: clients that anyone may be
-/// shall not end what another one has proved to have a right to.
-pub(super) const REQUESTS_MAX: usize = CALLS_MAX - 8;
+pub const CALLS_MAX: usize = 72;
+/// How many of them may be of clients. The other places are for what was begun.
+pub(super) const REPORTS_MAX: usize = CALLS_MAX - 8;
+/// How many of those may be of clients that anyone may be: they shall neither end what another one has proved to
+/// have a right to, nor have nodes be taken for silent.
+pub(super) const REQUESTS_MAX: usize = REPORTS_MAX - 8;
 
 #[cfg(test)]
 mod tests {
@@ -195,10 +197,12 @@ mod tests {
             .map(|_| desk.take_place(REQUESTS_MAX).unwrap())
             .collect();
         assert!(desk.take_place(REQUESTS_MAX).is_none());
-        all.extend((REQUESTS_MAX..CALLS_MAX).map(|_| desk.take_place(CALLS_MAX).unwrap()));
-        assert!(desk.take_place(CALLS_MAX).is_none());
+        for (from, max) in [(REQUESTS_MAX, REPORTS_MAX), (REPORTS_MAX, CALLS_MAX)] {
+            all.extend((from..max).map(|_| desk.take_place(max).unwrap()));
+            assert!(desk.take_place(max).is_none());
+        }
         all.pop();
-        assert!(desk.take_place(REQUESTS_MAX).is_none(), "none is theirs");
+        assert!(desk.take_place(REPORTS_MAX).is_none(), "none is theirs");
         assert!(desk.take_place(CALLS_MAX).is_some());
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::auth::key::KeySet;
 use crate::openai::ApiError;
 use crate::runtime::{self, clock};
 
@@ -42,12 +43,24 @@ pub struct Frame {
 
 /// How an answer goes on with live events.
 pub struct Watching {
-    /// Asked now and then: its answer is sent, and says whether to go on. An error says nothing about the viewer;
-    /// it is asked again.
-    pub check: Continuation,
+    /// Whether the viewer may still watch.
+    pub check: Check,
     /// The number of the last point that was sent.
     pub point: u64,
 }
+
+/// How it is seen whether a viewer may still watch.
+pub enum Check {
+    /// By the valid keys and the time, in Unix seconds: the worker looks before every frame. What is returned is
+    /// sent, and is the end.
+    AtOnce(EndAtOnce),
+    /// By a thread, asked now and then: its answer is sent, and says whether to go on. An error says nothing about
+    /// the viewer; it is asked again.
+    Asked(Continuation),
+}
+
+/// See [`Check::AtOnce`].
+pub type EndAtOnce = Box<dyn Fn(&KeySet, u64) -> Option<&'static [u8]> + Send>;
 
 /// One who watches; counted until it is dropped.
 pub(super) struct Viewer<'l>(&'l AtomicU32);
@@ -119,7 +132,7 @@ impl Viewers {
 }
 
 /// Sends frames until the check says that it is over, the client leaves or the process drains. Frames go on
-/// while a check waits for its answer.
+/// while a question waits for its answer.
 ///
 /// # Errors
 /// When the client is gone, or when no check has come to an end for too long.
@@ -137,7 +150,12 @@ pub(super) async fn follow(
     while !worker.is_draining() {
         let left = checks.next_at.saturating_duration_since(clock::now());
         let turn = runtime::timeout(left, next_turn(worker, seen.frame, asked.as_mut()));
-        match client.inlet.watch(turn).await? {
+        let turn = client.inlet.watch(turn).await?;
+        if let Some(end) = check.end_at_once(worker) {
+            stream.piece(worker, client, end, trace).await?;
+            break;
+        }
+        match turn {
             Some(Turn::Frame(frame)) => {
                 let events = seen.take(&frame);
                 stream.piece(worker, client, &events, trace).await?;
@@ -160,16 +178,29 @@ pub(super) async fn follow(
                 asked = None;
                 checks.failed(clock::now())?;
             }
-            None => {
-                asked = hand_over(worker, Question::More(check.clone()));
-                match asked {
-                    Some(_) => checks.asked(clock::now()),
-                    None => checks.failed(clock::now())?,
+            None => match &check {
+                Check::AtOnce(_) => checks.passed(clock::now()),
+                Check::Asked(question) => {
+                    asked = hand_over(worker, Question::More(question.clone()));
+                    match asked {
+                        Some(_) => checks.asked(clock::now()),
+                        None => checks.failed(clock::now())?,
+                    }
                 }
-            }
+            },
         }
     }
     Ok(stream.end(worker, client).await?)
+}
+
+impl Check {
+    /// What ends it, if the worker can see that it is over.
+    fn end_at_once(&self, worker: &Worker) -> Option<&'static [u8]> {
+        match self {
+            Self::AtOnce(end) => end(&worker.shared.keys.load(), clock::unix_secs()),
+            Self::Asked(_) => None,
+        }
+    }
 }
 
 /// What a viewer's turn is about.

@@ -12,12 +12,14 @@
 //! it finds the place's generation changed and is dropped.
 //!
 //! Anybody may keep the control API busy. Then requests are refused; an answer that has begun goes on: it has
-//! places and a queue of its own, and is asked for again for a while before it is cut off.
+//! places and a queue of its own, and is asked for again for a while before it is cut off. So has the report of a
+//! node, which must not be taken for silent because of others.
 
 mod call;
 mod desk;
 mod live;
 mod queue;
+mod tokens;
 mod write;
 
 use std::time::Duration;
@@ -40,13 +42,14 @@ pub use call::{
     Question,
 };
 pub use desk::{CALLS_MAX, Ticket};
-pub use live::{Frame, Live, Watching};
-pub use queue::{ApiCalls, ApiInbox, Doorman, QUEUED_MAX};
+pub use live::{Check, EndAtOnce, Frame, Live, Watching};
+pub use queue::{ApiCalls, ApiInbox, Doorman, Guest, Known, QUEUED_MAX};
+pub use tokens::NodeTokens;
 
 pub(super) use desk::Desk;
 pub(super) use live::Viewers;
 
-use desk::{REQUESTS_MAX, Waiting};
+use desk::{REPORTS_MAX, REQUESTS_MAX, Waiting};
 
 /// Answers a request to the control API.
 ///
@@ -65,11 +68,11 @@ pub(super) async fn answer(
     trace.body_received(body.len());
     let asked = api_request(client, request, &mut body);
     drop(body);
-    let shared = &worker.shared;
-    shared
-        .api
-        .let_in(&asked, &shared.keys.load(), clock::unix_secs())?;
-    let mut reply = ask(worker, client, Question::Request(asked)).await?;
+    let question = match let_in(worker, &asked)? {
+        Guest::Anybody => Question::Request(asked),
+        Guest::Node => Question::Report(asked),
+    };
+    let mut reply = ask(worker, client, question).await?;
     let more = reply.more.take();
     let is_head = request.method == Method::Head;
     match more {
@@ -90,6 +93,18 @@ pub(super) async fn answer(
             }
         }
     }
+}
+
+fn let_in(worker: &Worker, asked: &ApiRequest) -> Result<Guest, ApiError> {
+    let shared = &worker.shared;
+    shared.api.let_in(
+        asked,
+        &Known {
+            keys: &shared.keys.load(),
+            node_tokens: &shared.node_tokens.load(),
+            unix_secs: clock::unix_secs(),
+        },
+    )
 }
 
 /// Sends the rest of an answer that has begun, each piece once the client has taken the one before.
@@ -189,6 +204,7 @@ async fn ask(
 fn hand_over(worker: &Worker, question: Question) -> Option<Waiting<'_>> {
     let waiting = worker.desk.take_place(match question {
         Question::Request(_) => REQUESTS_MAX,
+        Question::Report(_) => REPORTS_MAX,
         Question::More(_) => CALLS_MAX,
     })?;
     let is_taken = worker.shared.api.send(ApiCall {

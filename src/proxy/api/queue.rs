@@ -1,6 +1,6 @@
 //! The way of calls from the workers to the threads that answer them. Owns its bounds. New requests and what
-//! goes on wait apart: however many begin something, what was begun can go on. What the control side can refuse
-//! without a thread does not wait at all.
+//! goes on wait apart: however many begin something, what was begun can go on, and nodes can report themselves.
+//! What the control side can refuse without a thread does not wait at all.
 
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use crate::auth::key::KeySet;
 use crate::openai::ApiError;
 
-use super::{ApiCall, ApiRequest, Question};
+use super::{ApiCall, ApiRequest, NodeTokens, Question};
 
 /// Where workers hand calls over.
 pub struct ApiCalls {
@@ -18,9 +18,28 @@ pub struct ApiCalls {
     doorman: OnceLock<Doorman>,
 }
 
-/// Refuses a request that needs no more than the valid keys and the time, in Unix seconds, to be refused. Called
-/// by workers: it must not wait for anything.
-pub type Doorman = fn(&ApiRequest, &KeySet, u64) -> Result<(), ApiError>;
+/// Refuses a request that needs no more than what is [`Known`] to be refused, and says who else asks. Called by
+/// workers: it must not wait for anything.
+pub type Doorman = fn(&ApiRequest, &Known<'_>) -> Result<Guest, ApiError>;
+
+/// What a worker knows of those who may ask.
+pub struct Known<'k> {
+    /// The keys that are valid now.
+    pub keys: &'k KeySet,
+    /// The tokens of the registered nodes.
+    pub node_tokens: &'k NodeTokens,
+    /// The time, in Unix seconds.
+    pub unix_secs: u64,
+}
+
+/// Who asks, as far as a worker can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Maybe nobody who may.
+    Anybody,
+    /// A node, by its token.
+    Node,
+}
 
 /// Where the threads of the control API receive them; each call reaches one of them.
 #[derive(Clone)]
@@ -52,16 +71,15 @@ impl ApiCalls {
         let _ = self.doorman.set(doorman);
     }
 
-    /// Whether a request is to be handed over.
+    /// Whether a request is to be handed over, and whose it is.
     pub(super) fn let_in(
         &self,
         request: &ApiRequest,
-        keys: &KeySet,
-        unix_secs: u64,
-    ) -> Result<(), ApiError> {
+        known: &Known<'_>,
+    ) -> Result<Guest, ApiError> {
         match self.doorman.get() {
-            Some(doorman) => doorman(request, keys, unix_secs),
-            None => Ok(()),
+            Some(doorman) => doorman(request, known),
+            None => Ok(Guest::Anybody),
         }
     }
 
@@ -69,7 +87,7 @@ impl ApiCalls {
     pub(super) fn send(&self, call: ApiCall) -> bool {
         let queue = match call.question {
             Question::Request(_) => &self.requests,
-            Question::More(_) => &self.more,
+            Question::Report(_) | Question::More(_) => &self.more,
         };
         queue.try_send(call).is_ok()
     }
@@ -89,8 +107,8 @@ impl ApiInbox {
 
 /// Requests that may wait for a thread; further ones are refused.
 const REQUESTS_MAX: usize = 256;
-/// Calls for more of what has begun that may wait; further ones are refused, and come again.
-const MORE_MAX: usize = 64;
+/// Calls for more of what has begun and reports of nodes that may wait; further ones are refused, and come again.
+const MORE_MAX: usize = 256;
 /// Calls that may wait in all.
 pub const QUEUED_MAX: usize = REQUESTS_MAX + MORE_MAX;
 
@@ -113,15 +131,19 @@ mod tests {
         }
     }
 
-    fn request() -> ApiCall {
-        call(Question::Request(Box::new(ApiRequest {
+    fn asked() -> Box<ApiRequest> {
+        Box::new(ApiRequest {
             method: Method::Get,
             path: "/api/keys".into(),
             query: None,
             peer: IpAddr::from([127, 0, 0, 1]),
             head: ApiHead::default(),
             body: Vec::new().into(),
-        })))
+        })
+    }
+
+    fn request() -> ApiCall {
+        call(Question::Request(asked()))
     }
 
     fn more() -> ApiCall {
@@ -137,18 +159,20 @@ mod tests {
         let (calls, _inbox) = ApiCalls::new();
         assert!((0..REQUESTS_MAX).all(|_| calls.send(request())));
         assert!(!calls.send(request()));
-        assert!((0..MORE_MAX).all(|_| calls.send(more())));
+        assert!(calls.send(call(Question::Report(asked()))));
+        assert!((1..MORE_MAX).all(|_| calls.send(more())));
         assert!(!calls.send(more()));
     }
 
     #[test]
     fn neither_kind_keeps_the_other_waiting() {
         let (calls, inbox) = ApiCalls::new();
-        for _ in 0..MORE_MAX {
+        let count = 64;
+        for _ in 0..count {
             assert!(calls.send(request()) && calls.send(more()));
         }
-        // Each is the next with even chances: this fails once in 2 to the 62nd runs.
-        let first: Vec<bool> = (0..MORE_MAX)
+        // Each is the next with even chances: this fails once in 2 to the 63rd runs.
+        let first: Vec<bool> = (0..count)
             .map(|_| is_more(&inbox.next().unwrap()))
             .collect();
         assert!(first.contains(&true) && first.contains(&false));
