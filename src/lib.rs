@@ -58,6 +58,7 @@
 //! | catch-up | brings what the store has not got yet there, and takes in what others have stored | yes |
 //! | probe × 0–256 | ask nodes whether they are there, resolve their names; as many as there is to wait for | yes |
 //! | api × 4 | answer the control API: workers hand requests over and receive answers in their mailbox | yes |
+//! | api-reports | the same for heartbeats of nodes that have shown their token | yes |
 //! | live | samples the figures behind `/api/events`: a point every five seconds, a snapshot twice a second while anyone watches | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
 //! | handover | gives the listening sockets to a process that takes over | yes |
@@ -95,9 +96,9 @@
 //!   lost; loom models and a simulation check it.
 //! * **Workers know nothing of the control API.** They receive a request whole, hand it over through a bounded
 //!   queue and send what comes back; [`control::api`] has the routes, and threads that may block. What it can
-//!   refuse without a lock it refuses on the worker, by a function it has handed in. New requests cannot take
-//!   the last places and have a queue of their own, so that whoever keeps them busy ends nothing that was begun,
-//!   and hides no report of a node: a worker knows the digests of their tokens.
+//!   refuse without a lock it refuses on the worker, by a function it has handed in. Requests, what was begun
+//!   and the reports of nodes have places and a queue each, and reports a thread, so that whoever keeps the
+//!   threads busy ends nothing that was begun, and hides no node: a worker knows the digests of their tokens.
 //! * **The configuration is replaced, never changed.** A worker keeps its own reference, takes the next one
 //!   when a notice says so, and reads it anew for each decision: an exchange begun under the old one goes
 //!   on, and no request pays for it with an atomic operation.

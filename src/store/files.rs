@@ -1,9 +1,9 @@
 //! The files of a data directory: which they are, and how they get out of the way. Only the one that is meant
 //! is moved, and never onto another: several processes may find the same file damaged.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,11 +97,23 @@ pub(super) fn clear(
 
 /// Held while a file is opened, and from the look at one until it is moved: no other process moves files in
 /// between. SQLite would take the journal of the next one for that of the one it has just opened, and change
-/// both.
+/// both. What is locked is a file that only the owner may open: a lock on the directory could be held by
+/// anyone who may read that.
 pub(super) fn hold(directory: &Path) -> io::Result<Option<Flock<File>>> {
-    let until = Instant::now() + HOLD_PATIENCE;
-    let Ok(mut opened) = File::open(directory) else {
-        // What is wrong with it shows when a file is to be opened or moved.
+    hold_within(directory, HOLD_PATIENCE)
+}
+
+/// The same for who can wait longer.
+pub(super) fn hold_within(directory: &Path, patience: Duration) -> io::Result<Option<Flock<File>>> {
+    let until = Instant::now() + patience;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(directory.join(LOCK_NAME));
+    let Ok(mut opened) = lock else {
+        // What is wrong with the directory shows when a file is to be opened or moved.
         return Ok(None);
     };
     loop {
@@ -146,6 +158,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 const FILE_NAME: &str = "llm-router.db";
+const LOCK_NAME: &str = "llm-router.db.lock";
 /// What SQLite appends to the name for its log and the index of it.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// How long other processes may take to open or move files.

@@ -14,10 +14,11 @@ fn put(directory: &Directory, content: &str) -> Identity {
     identity_of(&path).unwrap()
 }
 
+/// All but the lock.
 fn names(directory: &Directory) -> Vec<String> {
     let entries = fs::read_dir(directory.path()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.collect();
+    let mut names: Vec<_> = names.filter(|name| name != LOCK_NAME).collect();
     names.sort();
     names
 }

@@ -160,7 +160,6 @@ impl Keeper {
         }
         // Before the attempt: only what may be what was opened is moved away.
         let found = identity_of(&file_path(&self.directory));
-        let has_rescued = self.rescued.is_some();
         let mut is_set_aside = false;
         let taken_up = match self.take_up() {
             Err(error @ (OpenError::Damaged(_) | OpenError::Foreign)) => {
@@ -174,14 +173,15 @@ impl Keeper {
         };
         match taken_up {
             Ok(database) => {
-                let is_other = |file: Identity| database.is_new || database.identity != file;
-                let is_other = self.file.is_some_and(is_other);
+                let is_other = self.is_another(&database);
                 self.file = Some(database.identity);
                 self.database = Some(database);
                 self.retry_at = None;
-                if is_set_aside || is_other || has_rescued {
+                if is_set_aside || is_other {
                     self.tell_begun_anew();
                 }
+                // Else it is the file of before, which has them.
+                self.rescued = None;
                 Ok(())
             }
             Err(error) => {
@@ -194,7 +194,7 @@ impl Keeper {
     /// Opens the file; one that follows another gets what was read of that, unless it refuses it.
     fn take_up(&mut self) -> Result<Database, OpenError> {
         let mut database = Database::open(&self.directory)?;
-        let Some(rescued) = &self.rescued else {
+        let Some(rescued) = self.rescued.as_ref().filter(|_| self.is_another(&database)) else {
             return Ok(database);
         };
         match rescued.write_to(&mut database.connection) {
@@ -209,6 +209,12 @@ impl Keeper {
             written => written?,
         }
         Ok(database)
+    }
+
+    /// Whether this is not the file that was open before.
+    fn is_another(&self, database: &Database) -> bool {
+        let is_other = |file: Identity| database.is_new || database.identity != file;
+        self.file.is_some_and(is_other)
     }
 
     /// Takes leave of a file that was taken away.
@@ -264,6 +270,10 @@ impl Keeper {
                 self.rescue();
                 if let Some(database) = self.database.take() {
                     let moved = database.leave_damaged(&self.directory, clock::unix_secs());
+                    if moved.is_err() {
+                        // It will be found damaged again.
+                        self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
+                    }
                     self.tell_unusable(&format!("it is damaged: {error}"), moved);
                 }
                 StoreError::Unavailable

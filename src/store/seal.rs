@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use crate::auth::Secret;
+
+use super::files::hold;
 
 /// The key file of a data directory.
 #[derive(Debug)]
@@ -81,9 +82,8 @@ impl Sealer {
 
     /// Makes the key, unless another process was quicker.
     fn make(&self) -> io::Result<Key> {
-        let directory = File::open(self.path.parent().unwrap_or_else(|| Path::new(".")))?;
-        let directory =
-            Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("."));
+        let _held = hold(directory)?;
         if let Some(key) = self.read()? {
             return Ok(key);
         }
@@ -105,7 +105,7 @@ impl Sealer {
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
         // A seal must not outlive its key: the rename is durable only once the directory is.
-        directory.sync_all()?;
+        File::open(directory)?.sync_all()?;
         Ok(key)
     }
 }
@@ -160,8 +160,10 @@ mod tests {
             (metadata.len(), metadata.permissions().mode() & 0o777),
             (32, 0o600)
         );
-        let names = fs::read_dir(directory.path()).unwrap().count();
-        assert_eq!(names, 1, "a temporary file is left");
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["llm-router.db.lock", "seal.key"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use crate::auth::key::KeyHash;
 
-use super::files::{file_path, hold};
+use super::files::{file_path, hold_within};
 use super::keeper::Durability;
 use super::nodes::execute;
 use super::{Store, StoreError};
@@ -154,7 +154,7 @@ fn insert_session(
 #[must_use]
 pub fn last_session_password(directory: &Path) -> Option<String> {
     // Whatever is wrong with the file: the store will find it and say so.
-    let _held = hold(directory).ok()?;
+    let _held = hold_within(directory, START_PATIENCE).ok()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file_path(directory), flags).ok()?;
     connection.busy_timeout(BUSY_TIMEOUT).ok()?;
@@ -163,6 +163,8 @@ pub fn last_session_password(directory: &Path) -> Option<String> {
     connection.query_row(sql, [], |row| row.get(0)).ok()
 }
 
+/// How long other routers may be at the files: without an answer here all sessions would end.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 const SELECT: &str =
     "SELECT digest, user, password, created_at, last_used_at, expires_at FROM session";
 const INTO_SESSION: &str = "

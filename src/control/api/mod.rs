@@ -81,18 +81,29 @@ pub(super) fn start(
     shared.api.watch_by(table::refuse_at_once);
     warn_of_default_password(&shared.config.current());
     for index in 0..THREADS {
-        let (context, calls) = (Arc::clone(&context), calls.clone());
-        let thread = thread::Builder::new().name(format!("api-{index}"));
-        thread.spawn(move || {
-            // A login shall not take the time of requests.
-            if let Err(error) = runtime::lower_priority() {
-                log::debug(format_args!("the control API keeps its priority: {error}"));
-            }
-            while let Some(call) = calls.next() {
-                serve(&context, call);
-            }
-        })?;
+        start_thread(format!("api-{index}"), &context, calls, ApiInbox::next)?;
     }
+    // Reports wait for the control thread only, never behind a login or for the database.
+    let next = ApiInbox::next_report;
+    start_thread("api-reports".to_owned(), &context, calls, next)
+}
+
+fn start_thread(
+    name: String,
+    context: &Arc<Context>,
+    calls: &ApiInbox,
+    next: fn(&ApiInbox) -> Option<ApiCall>,
+) -> io::Result<()> {
+    let (context, calls) = (Arc::clone(context), calls.clone());
+    thread::Builder::new().name(name).spawn(move || {
+        // A login shall not take the time of requests.
+        if let Err(error) = runtime::lower_priority() {
+            log::debug(format_args!("the control API keeps its priority: {error}"));
+        }
+        while let Some(call) = next(&calls) {
+            serve(&context, call);
+        }
+    })?;
     Ok(())
 }
 

@@ -36,6 +36,38 @@ pub enum Question {
     More(Continuation),
 }
 
+/// The kinds of questions. Each has places, a queue and a bound of its own: none keeps another from being
+/// answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    Report,
+    More,
+}
+
+impl Question {
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Request(_) => Kind::Request,
+            Self::Report(_) => Kind::Report,
+            Self::More(_) => Kind::More,
+        }
+    }
+}
+
+impl Kind {
+    /// How many of one worker may be under way; further ones are refused.
+    pub(super) const fn places(self) -> usize {
+        match self {
+            Self::Request => 56,
+            Self::Report | Self::More => 16,
+        }
+    }
+}
+
+/// Calls of all kinds that one worker may have under way.
+pub const CALLS_MAX: usize = Kind::Request.places() + Kind::Report.places() + Kind::More.places();
+
 /// A client's request, received whole and not judged at all.
 pub struct ApiRequest {
     /// The method.

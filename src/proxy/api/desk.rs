@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::call::Kind;
 use super::{Answer, Outcome};
 
 /// The places of one worker.
@@ -25,7 +26,8 @@ struct Place {
     /// Counts the exchanges that have had it, so that what comes too late for one is not taken for the
     /// answer of the next.
     generation: u32,
-    is_taken: bool,
+    /// Of what it is taken by.
+    taken_by: Option<Kind>,
     waker: Option<Waker>,
     outcome: Option<Outcome>,
 }
@@ -43,14 +45,14 @@ impl Desk {
         }
     }
 
-    /// A free place; none while `waiting_max` exchanges wait.
-    pub(super) fn take_place(&self, waiting_max: usize) -> Option<Waiting<'_>> {
+    /// A free place; none while as many exchanges wait for an answer of this kind as may.
+    pub(super) fn take_place(&self, kind: Kind) -> Option<Waiting<'_>> {
         let mut places = self.places.borrow_mut();
-        let taken = places.iter().filter(|place| place.is_taken).count();
-        if taken >= waiting_max {
+        let own = places.iter().filter(|place| place.taken_by == Some(kind));
+        if own.count() >= kind.places() {
             return None;
         }
-        let index = match places.iter().position(|place| !place.is_taken) {
+        let index = match places.iter().position(|place| place.taken_by.is_none()) {
             Some(index) => index,
             None => {
                 places.push(Place::default());
@@ -58,7 +60,7 @@ impl Desk {
             }
         };
         let place = places.get_mut(index)?;
-        place.is_taken = true;
+        place.taken_by = Some(kind);
         Some(Waiting {
             desk: self,
             ticket: Ticket {
@@ -83,7 +85,7 @@ impl Desk {
     fn with_place<R>(&self, ticket: Ticket, act: impl FnOnce(&mut Place) -> R) -> Option<R> {
         let mut places = self.places.borrow_mut();
         let place = places.get_mut(ticket.place as usize)?;
-        let is_meant = place.is_taken && place.generation == ticket.generation;
+        let is_meant = place.taken_by.is_some() && place.generation == ticket.generation;
         is_meant.then(|| act(place))
     }
 }
@@ -128,14 +130,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Calls one worker may have under way; further ones are refused.
-pub const CALLS_MAX: usize = 72;
-/// How many of them may be of clients. The other places are for what was begun.
-pub(super) const REPORTS_MAX: usize = CALLS_MAX - 8;
-/// How many of those may be of clients that anyone may be: they shall neither end what another one has proved to
-/// have a right to, nor have nodes be taken for silent.
-pub(super) const REQUESTS_MAX: usize = REPORTS_MAX - 8;
-
 #[cfg(test)]
 mod tests {
     use crate::openai::ApiError;
@@ -156,8 +150,8 @@ mod tests {
     #[test]
     fn an_answer_reaches_the_exchange_it_is_for() {
         let desk = Desk::new();
-        let mut first = desk.take_place(CALLS_MAX).unwrap();
-        let mut second = desk.take_place(CALLS_MAX).unwrap();
+        let mut first = desk.take_place(Kind::Request).unwrap();
+        let mut second = desk.take_place(Kind::Request).unwrap();
         assert_ne!(first.ticket(), second.ticket());
         assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
         desk.answer(answer_to(second.ticket()));
@@ -168,10 +162,10 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_reaches_nobody() {
         let desk = Desk::new();
-        let gone = desk.take_place(CALLS_MAX).unwrap();
+        let gone = desk.take_place(Kind::Request).unwrap();
         let late = answer_to(gone.ticket());
         drop(gone);
-        let mut next = desk.take_place(CALLS_MAX).unwrap();
+        let mut next = desk.take_place(Kind::Request).unwrap();
         assert_eq!(
             next.ticket().place,
             late.ticket.place,
@@ -184,25 +178,26 @@ mod tests {
     #[test]
     fn an_answer_nobody_has_read_does_not_stay_in_its_place() {
         let desk = Desk::new();
-        let gone = desk.take_place(CALLS_MAX).unwrap();
+        let gone = desk.take_place(Kind::Request).unwrap();
         desk.answer(answer_to(gone.ticket()));
         drop(gone);
-        assert!(poll(&mut desk.take_place(CALLS_MAX).unwrap()).is_pending());
+        assert!(poll(&mut desk.take_place(Kind::Request).unwrap()).is_pending());
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn each_kind_has_places_of_its_own_and_they_come_back() {
         let desk = Desk::new();
-        let mut all: Vec<_> = (0..REQUESTS_MAX)
-            .map(|_| desk.take_place(REQUESTS_MAX).unwrap())
+        let kinds = [Kind::Request, Kind::Report, Kind::More];
+        let mut all: Vec<_> = kinds
+            .iter()
+            .flat_map(|kind| (0..kind.places()).map(|_| desk.take_place(*kind).unwrap()))
             .collect();
-        assert!(desk.take_place(REQUESTS_MAX).is_none());
-        for (from, max) in [(REQUESTS_MAX, REPORTS_MAX), (REPORTS_MAX, CALLS_MAX)] {
-            all.extend((from..max).map(|_| desk.take_place(max).unwrap()));
-            assert!(desk.take_place(max).is_none());
+        for kind in kinds {
+            assert!(desk.take_place(kind).is_none(), "{kind:?}");
         }
+        // One of the last kind.
         all.pop();
-        assert!(desk.take_place(REPORTS_MAX).is_none(), "none is theirs");
-        assert!(desk.take_place(CALLS_MAX).is_some());
+        assert!(desk.take_place(Kind::Report).is_none(), "none is theirs");
+        assert!(desk.take_place(Kind::More).is_some());
     }
 }

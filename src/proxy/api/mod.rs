@@ -38,10 +38,10 @@ use super::request::Request;
 use super::trace::Trace;
 
 pub use call::{
-    Answer, ApiCall, ApiHead, ApiReply, ApiRequest, Continuation, Credentials, More, Outcome,
-    Question,
+    Answer, ApiCall, ApiHead, ApiReply, ApiRequest, CALLS_MAX, Continuation, Credentials, More,
+    Outcome, Question,
 };
-pub use desk::{CALLS_MAX, Ticket};
+pub use desk::Ticket;
 pub use live::{Check, EndAtOnce, Frame, Live, Watching};
 pub use queue::{ApiCalls, ApiInbox, Doorman, Guest, Known, QUEUED_MAX};
 pub use tokens::NodeTokens;
@@ -49,7 +49,7 @@ pub use tokens::NodeTokens;
 pub(super) use desk::Desk;
 pub(super) use live::Viewers;
 
-use desk::{REPORTS_MAX, REQUESTS_MAX, Waiting};
+use desk::Waiting;
 
 /// Answers a request to the control API.
 ///
@@ -202,11 +202,7 @@ async fn ask(
 /// Hands a question over; the answer comes to the place it is given, within [`ANSWER_LIMIT`] or not at all. None
 /// where as many wait as may.
 fn hand_over(worker: &Worker, question: Question) -> Option<Waiting<'_>> {
-    let waiting = worker.desk.take_place(match question {
-        Question::Request(_) => REQUESTS_MAX,
-        Question::Report(_) => REPORTS_MAX,
-        Question::More(_) => CALLS_MAX,
-    })?;
+    let waiting = worker.desk.take_place(question.kind())?;
     let is_taken = worker.shared.api.send(ApiCall {
         worker: worker.index,
         ticket: waiting.ticket(),

@@ -1,6 +1,7 @@
-//! The way of calls from the workers to the threads that answer them. Owns its bounds. New requests and what
-//! goes on wait apart: however many begin something, what was begun can go on, and nodes can report themselves.
-//! What the control side can refuse without a thread does not wait at all.
+//! The way of calls from the workers to the threads that answer them. Owns its bounds. New requests, what goes
+//! on and the reports of nodes wait apart, and reports have a thread of their own: however many begin something,
+//! and however long that takes, what was begun can go on and no node is taken for silent. What the control side
+//! can refuse without a thread does not wait at all.
 
 use std::sync::OnceLock;
 
@@ -9,12 +10,14 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use crate::auth::key::KeySet;
 use crate::openai::ApiError;
 
-use super::{ApiCall, ApiRequest, NodeTokens, Question};
+use super::call::Kind;
+use super::{ApiCall, ApiRequest, NodeTokens};
 
 /// Where workers hand calls over.
 pub struct ApiCalls {
     requests: Sender<ApiCall>,
     more: Sender<ApiCall>,
+    reports: Sender<ApiCall>,
     doorman: OnceLock<Doorman>,
 }
 
@@ -46,21 +49,25 @@ pub enum Guest {
 pub struct ApiInbox {
     requests: Receiver<ApiCall>,
     more: Receiver<ApiCall>,
+    reports: Receiver<ApiCall>,
 }
 
 impl ApiCalls {
-    /// Two empty queues.
+    /// Three empty queues.
     #[must_use]
     pub fn new() -> (Self, ApiInbox) {
         let (requests, new) = bounded(REQUESTS_MAX);
         let (more, begun) = bounded(MORE_MAX);
+        let (reports, reported) = bounded(REPORTS_MAX);
         let inbox = ApiInbox {
             requests: new,
             more: begun,
+            reports: reported,
         };
         let calls = Self {
             requests,
             more,
+            reports,
             doorman: OnceLock::new(),
         };
         (calls, inbox)
@@ -85,16 +92,18 @@ impl ApiCalls {
 
     /// Hands a call over; false when as many wait as may.
     pub(super) fn send(&self, call: ApiCall) -> bool {
-        let queue = match call.question {
-            Question::Request(_) => &self.requests,
-            Question::Report(_) | Question::More(_) => &self.more,
+        let queue = match call.question.kind() {
+            Kind::Request => &self.requests,
+            Kind::Report => &self.reports,
+            Kind::More => &self.more,
         };
         queue.try_send(call).is_ok()
     }
 }
 
 impl ApiInbox {
-    /// Waits for a call; none when the process ends. Where both kinds wait, neither keeps the other waiting.
+    /// Waits for a call that is no report; none when the process ends. Where both kinds wait, neither keeps the
+    /// other waiting.
     #[must_use]
     pub fn next(&self) -> Option<ApiCall> {
         // Takes one of those that are ready at random.
@@ -103,14 +112,22 @@ impl ApiInbox {
             recv(self.more) -> call => call.ok(),
         }
     }
+
+    /// Waits for a report of a node; none when the process ends.
+    #[must_use]
+    pub fn next_report(&self) -> Option<ApiCall> {
+        self.reports.recv().ok()
+    }
 }
 
 /// Requests that may wait for a thread; further ones are refused.
 const REQUESTS_MAX: usize = 256;
-/// Calls for more of what has begun and reports of nodes that may wait; further ones are refused, and come again.
+/// Calls for more of what has begun that may wait; further ones are refused, and come again.
 const MORE_MAX: usize = 256;
+/// Reports of nodes that may wait; further ones are refused, and come again.
+const REPORTS_MAX: usize = 256;
 /// Calls that may wait in all.
-pub const QUEUED_MAX: usize = REQUESTS_MAX + MORE_MAX;
+pub const QUEUED_MAX: usize = REQUESTS_MAX + MORE_MAX + REPORTS_MAX;
 
 #[cfg(test)]
 mod tests {
@@ -119,13 +136,13 @@ mod tests {
 
     use crate::http1::Method;
 
-    use super::super::{ApiHead, ApiRequest, Continuation, Desk};
+    use super::super::{ApiHead, ApiRequest, Continuation, Desk, Question};
     use super::*;
 
     fn call(question: Question) -> ApiCall {
         ApiCall {
             worker: 0,
-            ticket: Desk::new().take_place(1).unwrap().ticket(),
+            ticket: Desk::new().take_place(Kind::More).unwrap().ticket(),
             deadline: Instant::now(),
             question,
         }
@@ -156,12 +173,14 @@ mod tests {
 
     #[test]
     fn requests_take_no_room_from_what_goes_on() {
-        let (calls, _inbox) = ApiCalls::new();
+        let (calls, inbox) = ApiCalls::new();
         assert!((0..REQUESTS_MAX).all(|_| calls.send(request())));
         assert!(!calls.send(request()));
-        assert!(calls.send(call(Question::Report(asked()))));
-        assert!((1..MORE_MAX).all(|_| calls.send(more())));
+        assert!((0..MORE_MAX).all(|_| calls.send(more())));
         assert!(!calls.send(more()));
+        assert!((0..REPORTS_MAX).all(|_| calls.send(call(Question::Report(asked())))));
+        assert!(!calls.send(call(Question::Report(asked()))));
+        assert!(inbox.next_report().is_some());
     }
 
     #[test]

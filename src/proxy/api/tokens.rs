@@ -6,10 +6,18 @@ use std::collections::HashMap;
 use crate::auth::key::KeyHash;
 
 /// All tokens of one moment.
-#[derive(Default)]
 pub struct NodeTokens {
     by_id: HashMap<u64, KeyHash>,
     is_complete: bool,
+    /// What the token of an unknown id is compared with.
+    nobody: KeyHash,
+}
+
+impl Default for NodeTokens {
+    /// None yet.
+    fn default() -> Self {
+        Self::new([], false)
+    }
 }
 
 impl NodeTokens {
@@ -19,16 +27,19 @@ impl NodeTokens {
         Self {
             by_id: tokens.into_iter().collect(),
             is_complete,
+            nobody: KeyHash::of(b""),
         }
     }
 
     /// Whether the node with this id has this token, compared in constant time; none while it cannot be told.
     #[must_use]
     pub fn is_of(&self, id: u64, token: &[u8]) -> Option<bool> {
-        // First: an id is not to be found out by the time an answer takes.
+        // An id is not to be found out by the time an answer takes: an unknown one is compared as well.
         let token = KeyHash::of(token);
-        match self.by_id.get(&id) {
-            Some(own) => Some(*own == token),
+        let known = self.by_id.get(&id);
+        let is_same = *known.unwrap_or(&self.nobody) == token;
+        match known {
+            Some(_) => Some(is_same),
             None => self.is_complete.then_some(false),
         }
     }
