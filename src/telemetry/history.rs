@@ -91,14 +91,6 @@ impl HistoryRecord {
     fn is_without_key(&self) -> bool {
         self.status == UNAUTHORIZED && self.names.node.is_empty()
     }
-
-    /// How many records may wait before this one is dropped.
-    fn queue_share(&self) -> usize {
-        match self.is_without_key() {
-            true => QUEUE_RECORDS_WITHOUT_KEY,
-            false => QUEUE_RECORDS,
-        }
-    }
 }
 
 impl HistoryNames {
@@ -201,7 +193,7 @@ impl History {
     pub fn offer(&self, worker: usize, record: HistoryRecord) -> Result<(), RecordDropped> {
         let queue = self.queues.get(worker).ok_or(RecordDropped)?;
         let records = queue.records.get().ok_or(RecordDropped)?;
-        if records.len() >= record.queue_share() {
+        if record.is_without_key() && records.len() >= QUEUE_RECORDS_WITHOUT_KEY {
             return Err(RecordDropped);
         }
         let pushed = records.push(record);
