@@ -62,6 +62,7 @@
 //! | live | samples the figures behind `/api/events`: a point every five seconds, a snapshot twice a second while anyone watches | yes |
 //! | store | the only one that touches the database; at a lower priority | yes |
 //! | handover | gives the listening sockets to a process that takes over | yes |
+//! | successor, one per upgrade | waits for the end of a process that was started to take over | yes |
 //! | access-log | writes access records from a bounded queue, if they are on | yes |
 //! | main | waits for signals, drains | yes |
 //!

@@ -12,24 +12,24 @@ use llm_router::auth::key::KeyHash;
 use llm_router::config::{BaseUrl, Config, NodeConfig};
 use llm_router::mock::{self, MockOptions};
 use llm_router::runtime::{self, Preference};
-use llm_router::server::{self};
+use llm_router::server;
 
 use super::options::DemoOptions;
-use super::output::{refuse, say};
+use super::output::{fail, say};
 use super::serve::{self, Running};
 
 /// Runs the router on 127.0.0.1 with three mock nodes until it is told to stop.
 pub(crate) fn demo(options: &DemoOptions) -> ExitCode {
     let data_dir = match TemporaryDirectory::new() {
         Ok(directory) => directory,
-        Err(error) => return refuse(format!("cannot make a temporary directory: {error}")),
+        Err(error) => return fail(format!("cannot make a temporary directory: {error}")),
     };
     match start(options, &data_dir) {
         Ok(running) => {
             say(welcome(running.server.address()));
             running.run()
         }
-        Err(reason) => refuse(reason),
+        Err(reason) => fail(reason),
     }
 }
 

@@ -57,7 +57,7 @@ impl Server {
         };
         let (shared, control_inbox, inboxes) = base
             .shared(config, keys)
-            .map_err(system("create a worker's mailbox"))?;
+            .map_err(system("make what the workers share"))?;
         start_control(Arc::clone(&shared), control_inbox)
             .map_err(system("start the control threads"))?;
         let accepting = Arc::default();

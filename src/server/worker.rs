@@ -132,7 +132,6 @@ fn pin(core: usize) -> io::Result<()> {
 }
 
 async fn work(start: WorkerStart) -> io::Result<()> {
-    let watch = Watch::of(&start);
     let mut seed = [0; 16];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let (low, high) = seed.split_at(8);
@@ -152,6 +151,11 @@ async fn work(start: WorkerStart) -> io::Result<()> {
     runtime::spawn(tidy_forever(Rc::clone(&acceptor.worker)));
     // There is room for all words of each worker.
     let _ = start.started.try_send(Ok(()));
+    let watch = Watch {
+        index: start.index,
+        started: start.started.clone(),
+        losses: start.losses,
+    };
     let hearing = Hearing { acceptor, watch };
     // A task of its own: what is being served goes on when it ends, until all is drained.
     runtime::spawn(hear(start.inbox, hearing, start.accepting, start.started));

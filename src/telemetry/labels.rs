@@ -175,10 +175,10 @@ labels! {
 }
 
 /// The status codes that are counted one by one: those registered with IANA that a proxy can meet.
-const STATUSES: [u16; 47] = [
+const STATUSES: [u16; 48] = [
     200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403, 404,
     405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 425, 426, 428,
-    429, 431, 451, 500, 501, 502, 503, 504, 505,
+    429, 431, 451, 500, 501, 502, 503, 504, 505, 508,
 ];
 
 /// A `status` label: a registered code, `499` for a client that left before a response, or `other`.

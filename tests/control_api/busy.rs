@@ -207,7 +207,7 @@ fn keep_logging_in(router: &Router, client: u8, is_over: &AtomicBool, refused: &
     }
 }
 
-/// One export by a client that takes it slowly; false if it was refused, which it may be before it has begun.
+/// One export by a client with a small window; false if it was refused, which it may be before it has begun.
 fn export(router: &Router, admin: &str) -> bool {
     let exported = begin_export(router, admin).response();
     if exported.status == 503 {

@@ -169,11 +169,15 @@ fn what_a_reload_has_applied_a_moment_before_the_handover_the_new_process_applie
     let key = make_key(&site.directory);
     let (mut old, address) = site.start(&config);
     let api = Api { address, key };
+    // More than it is without being set, and one is certainly applied.
+    let mut applied = 200;
+    let first = config.clone().set("load_manager.max_waiting", applied);
+    site.write(&first);
+    api.expect(200, "POST", "/api/reload", &Value::Null);
     // Reloads of the old process until it refuses them: each one that it has applied counts.
-    let new = site.upgrade(&config);
-    let mut applied = 0;
-    for size in 1.. {
-        site.write(&config.clone().set("queue.max_size", size));
+    let new = site.upgrade(&first);
+    for size in applied + 1.. {
+        site.write(&config.clone().set("load_manager.max_waiting", size));
         match api.ask("POST", "/api/reload", &Value::Null).status {
             200 if old.is_running() => applied = size,
             200 => break,

@@ -75,7 +75,7 @@ def start(stack, work, router, nginx, openssl):
     options = ("--slots", "1000", "--first-token-ms", "0", "--token-interval-ms", "0")
     keep_alive = ("--keep-alive-secs", "3600")
     run(stack, work, "mock", [router, "mock-node", "--port", str(mock), "--models", models, *options, *keep_alive])
-    run(stack, work, "nginx", [nginx, "-p", work, "-c", work / "nginx.conf", "-e", work / "nginx-errors"])
+    run(stack, work, "nginx", [nginx, "-p", work, "-c", work / "nginx.conf", "-e", work / "nginx-errors.log"])
     run(stack, work, "router", [router, "serve", "--config", work / "config.toml"])
     target = f"http://127.0.0.1:{front}"
     wait_until_served(target, work)

@@ -1,7 +1,7 @@
 //! The tokens of registered nodes. What a token is for is said in its own text, which its digest covers: nothing
 //! else has to be kept, and nobody can make one token out of another.
 
-use crate::auth::Secret;
+use crate::auth::{Secret, random_token};
 use crate::telemetry::log;
 
 use super::NodesError;
@@ -30,10 +30,7 @@ impl Power {
             Self::Report => REPORT_ONLY,
             Self::Move => "",
         };
-        let bytes: [u8; 32] = random()?;
-        let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-        let text = std::iter::once(prefix.to_owned()).chain(digits).collect();
-        Ok(Secret::new(text))
+        random_token(prefix).map_err(no_random_bytes)
     }
 }
 
@@ -41,14 +38,16 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], NodesError> {
     let mut bytes = [0; N];
     match getrandom::fill(&mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(error) => {
-            log::error(format_args!("no random bytes: {error}"));
-            Err(NodesError::Busy)
-        }
+        Err(error) => Err(no_random_bytes(error)),
     }
 }
 
-/// No token of hexadecimal digits alone begins so.
+fn no_random_bytes(error: getrandom::Error) -> NodesError {
+    log::error(format_args!("no random bytes: {error}"));
+    NodesError::Busy
+}
+
+/// No token of letters and digits alone begins so.
 const REPORT_ONLY: &str = "report-";
 
 #[cfg(test)]
@@ -57,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_token_tells_what_it_is_for() {
-        for (power, length) in [(Power::Move, 64), (Power::Report, 71)] {
+        for (power, length) in [(Power::Move, 43), (Power::Report, 50)] {
             let token = power.new_token().unwrap();
             assert_eq!(token.expose().len(), length);
             assert_eq!(Power::of(token.expose().as_bytes()), power);
